@@ -1,0 +1,3 @@
+"""undula: continuous-time forecasting of molecular motion."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Bare mathematics of points, fields and surfaces: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Tables that carry the trivial rows and a skill score."""

@@ -1,0 +1,1 @@
+"""Pictures: the page, plots and figures."""
