@@ -1,0 +1,69 @@
+"""Parsing: jsonargparse with our manners (exit code 2, one sentence, the nearest known name)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from undula.errors import UsageError
+
+STRUCTURE_OPTIONS: dict[str, dict[str, Any]] = {
+    "--chain": {"help": "chains to keep, comma-separated (all protein chains by default)"},
+    "--altloc": {"default": "highest", "help": "highest, first, or a letter"},
+    "--hydrogens": {"choices": ["drop", "keep"], "default": "drop", "help": "default: drop"},
+    "--heterogens": {
+        "choices": ["drop", "keep"],
+        "default": "drop",
+        "help": "ligands, ions and waters (default: drop)",
+    },
+    "--length-unit": {
+        "choices": ["auto", "angstrom", "nm"],
+        "default": "auto",
+        "help": "of the structure file (default: its format's)",
+    },
+}
+"""Flags of every command that reads a structure."""
+
+
+def parser(verb: str, description: str) -> ArgumentParser:
+    """Return an empty parser for a verb."""
+    return ArgumentParser(
+        prog=f"undula {verb}", description=description, exit_on_error=False, allow_abbrev=False
+    )
+
+
+def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """Parse, or raise a `UsageError` of one sentence that names the nearest known option.
+
+    Raises:
+        UsageError: An unknown option or key, a missing or a wrong value.
+    """
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(list(words))
+    except ArgumentError as error:
+        raise UsageError(_sentence(parser, str(error))) from error
+
+
+def _sentence(parser: ArgumentParser, message: str) -> str:
+    text = " ".join(message.split()).replace("error: ", "")
+    known = [action.dest for action in parser._actions]
+    known += [part for dest in known for part in dest.split(".")]
+    found = re.search(
+        r"[Uu]nrecognized arguments?:? -*([\w.\-]+)|[Kk]ey [\"']?([\w.\-]+)[\"']? is not expected"
+        r"|does not accept nested key [\"']([\w.\-]+)[\"']|No action for key [\"']([\w.\-]+)[\"']",
+        text,
+    )
+    if not found:
+        return f"{parser.prog}: {text}"
+    name = next(group for group in found.groups() if group)
+    near = get_close_matches(name.replace("-", "_"), set(known), n=1) or get_close_matches(
+        name.split(".")[-1].replace("-", "_"), set(known), n=1
+    )
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{parser.prog}: there is no option {name}{hint}"

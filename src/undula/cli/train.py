@@ -1,0 +1,70 @@
+"""``undula train``: data sets to a run folder with weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from undula.cli.options import parse, parser
+from undula.errors import InputError, UsageError
+
+
+def run(words: Sequence[str]) -> int:
+    """Train a surface model from a YAML file and flags; a run that was stopped goes on."""
+    from undula.config import TrainConfig, preset_file
+
+    p = parser("train", "Train a surface model; resumes by itself. Flags win over the YAML file.")
+    p.add_argument("--config", action="config", help="YAML file; may also be the first word")
+    p.add_class_arguments(TrainConfig, as_group=False)
+    words = list(words)
+    if words and not words[0].startswith("-"):
+        words = ["--config", words[0], *words[1:]]
+    preset = preset_file(_preset(words))
+    options = parse(p, ["--config", str(preset), *words])
+    options.pop("config")
+    config: TrainConfig = TrainConfig(**vars(p.instantiate_classes(options)))
+
+    from undula.io.datasets import open_dataset
+    from undula.learn.progress import progress_on
+    from undula.surface.training import train
+
+    trained = train(
+        [open_dataset(Path(folder)) for folder in config.data],
+        Path(config.out),
+        model=config.model,
+        loss=config.loss,
+        batch=config.batch,
+        fit_config=config.fit,
+        progress=progress_on(sys.stderr),
+    )
+    print(f"{config.out}: trained on {trained.provenance['training_frames']} frames")
+    return 0
+
+
+def _preset(words: list[str]) -> str:
+    """Return the preset that flags or, failing that, the YAML file name."""
+    for index, word in enumerate(words):
+        if word.startswith("--preset="):
+            return word.split("=", 1)[1]
+        if word == "--preset" and index + 1 < len(words):
+            return words[index + 1]
+    for index, word in enumerate(words):
+        if word == "--config" and index + 1 < len(words):
+            return str(_read_yaml(Path(words[index + 1])).get("preset", "default"))
+    return "default"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} should hold keys and values")
+    return value

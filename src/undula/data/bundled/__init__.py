@@ -1,0 +1,23 @@
+"""What comes with the package: one real protein, its simulation, and a trained model."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+VILLIN_HALF_PS = 247.5
+"""The bundled model was trained on frames up to here; the later ones are for scoring."""
+
+
+def folder(name: str = "villin") -> Path:
+    """Return the folder of a bundled system."""
+    return Path(str(resources.files("undula.data.bundled"))) / name
+
+
+def villin() -> tuple[Path, Path, Path]:
+    """Return villin's structure file, its trajectory file and the folder of its trained model."""
+    return (
+        folder() / "1vii_A.pdb",
+        folder() / "1vii_A_R1.xtc",
+        folder() / "model",
+    )

@@ -1,0 +1,381 @@
+"""Trajectories to a data set: superpose, unwrap, sample, and label points by exact distances."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import undula
+from undula import atomic
+from undula.errors import InputError, Notice, UsageError
+from undula.geometry import sampling
+from undula.geometry.frames import superpose, unwrap
+from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
+from undula.io.bonds import covalent_bonds
+from undula.io.datasets import (
+    FORMAT,
+    POOL_COLUMNS,
+    SURFACE_COLUMNS,
+    Dataset,
+    open_dataset,
+    read_json,
+    shard_files,
+    write_structure,
+)
+from undula.io.structures import load_structure
+from undula.io.trajectories import load_trajectory
+from undula.types import Structure, Trajectory
+
+NEAR_SCALE = 1.0
+"""Width in Å of the narrow Gaussian from which pool points near the surface are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How trajectories become a data set.
+
+    Attributes:
+        stride: Keep every n-th frame, counted from the first.
+        chain: Chains to keep, comma-separated; all protein chains by default.
+        hydrogens: "drop" (the surface of heavy atoms) or "keep".
+        heterogens: "drop" or "keep" ligands, ions and waters.
+        altloc: "highest", "first" or a letter.
+        length_unit: "angstrom" or "nm", for structure files that do not keep their format's unit.
+        probe: Radius of the solvent probe, Å.
+        spacing: About the distance between neighbouring surface points, Å.
+        near: Labelled points per frame within a narrow Gaussian of the surface.
+        local: Labelled points per frame from Gaussians as wide as the distance to the
+            50th neighbour on the surface: the local part of DSR's sampling distribution D.
+        uniform: Labelled points per frame, uniform in the box around the first frame.
+        margin: Space between the first frame's atoms and that box, Å.
+        seed: Of all sampling.
+        frames_per_shard: How many frames a shard holds; a kill loses at most one shard.
+    """
+
+    stride: int = 1
+    chain: str | None = None
+    hydrogens: str = "drop"
+    heterogens: str = "drop"
+    altloc: str = "highest"
+    length_unit: str = "angstrom"
+    probe: float = 1.4
+    spacing: float = 1.0
+    near: int = 6144
+    local: int = 1024
+    uniform: int = 1024
+    margin: float = 8.0
+    seed: int = 0
+    frames_per_shard: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "near", "local", "uniform", "frames_per_shard"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} should be at least 1, not {getattr(self, name)}")
+        for name in ("probe", "spacing", "margin"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} should be positive, not {getattr(self, name)}")
+
+
+def prepare(
+    topology: Path,
+    trajectories: Sequence[Path],
+    out: Path,
+    config: PrepareConfig,
+    *,
+    holdout: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Dataset:
+    """Make a data set of one system's trajectories; continue where an earlier call was killed.
+
+    Every trajectory is made whole, superposed by Cα on its own first frame, and that frame on
+    the first frame of the first trajectory, so that all share one pose. Times count from each
+    first frame, the structure from which a forecast starts.
+
+    Args:
+        topology: The structure file that names the atoms.
+        trajectories: XTC, TRR, DCD or multi-model files, one replica each.
+        out: The folder to make.
+        config: The rules.
+        holdout: Those of ``trajectories`` that training must never read.
+        say: Called with one line for each step done.
+
+    Returns:
+        The complete data set.
+
+    Raises:
+        InputError: An input cannot serve, or has changed since the folder was begun.
+        UsageError: The folder was begun with other rules.
+    """
+    unknown = [str(path) for path in holdout if path not in trajectories]
+    if unknown:
+        raise UsageError(f"--holdout names {unknown[0]}, which is not among the trajectories")
+    names = _unique_names(trajectories)
+    request = {
+        "format": FORMAT,
+        "topology": {"name": topology.name, "sha256": _input_hash(topology)},
+        "trajectories": [
+            {
+                "name": name,
+                "file": path.name,
+                "sha256": _input_hash(path),
+                "holdout": path in holdout,
+            }
+            for name, path in zip(names, trajectories, strict=True)
+        ],
+        "rules": asdict(config),
+    }
+    _begin(out, request)
+    if (out / "manifest.json").exists():
+        say(f"{out} is complete")
+        return open_dataset(out)
+
+    structure = load_structure(
+        topology,
+        chain=config.chain,
+        altloc=config.altloc,
+        hydrogens=config.hydrogens,
+        heterogens=config.heterogens,
+        length_unit=config.length_unit,
+    )
+    files: dict[str, str] = {"request.json": atomic.sha256(out / "request.json")}
+    entries, notices = [], list(structure.notices)
+    reference: Float[Tensor, "atoms 3"] | None = None
+    for index, (name, path) in enumerate(zip(names, trajectories, strict=True)):
+        moving = load_trajectory(structure, path, stride=config.stride)
+        notices += moving.notices
+        moving = aligned(moving, moving.positions[0] if reference is None else reference)
+        if reference is None:
+            reference = moving.positions[0]
+            files |= write_structure(out, moving.frame(0))
+        files |= _write_trajectory(out / name, name, moving, config, index, say)
+        entries.append(
+            {
+                "name": name,
+                "frames": len(moving),
+                "holdout": path in holdout,
+                "frames_per_shard": config.frames_per_shard,
+                "pool_rows": [config.near, config.local, config.uniform],
+            }
+        )
+    atomic.write_json(
+        out / "manifest.json",
+        {
+            "format": FORMAT,
+            "units": {"length": "Å", "time": "ps"},
+            "columns": {"surface": list(SURFACE_COLUMNS), "pool": list(POOL_COLUMNS)},
+            "request": request,
+            "versions": _versions(),
+            "trajectories": entries,
+            "notices": [notice.as_dict() for notice in merged(notices)],
+            "files": files,
+        },
+    )
+    return open_dataset(out)
+
+
+def aligned(
+    trajectory: Trajectory, reference: Float[Tensor, "atoms 3"] | None = None
+) -> Trajectory:
+    """Return a trajectory made whole, its frames superposed on its first and that on another.
+
+    Args:
+        trajectory: Frames as they were read.
+        reference: Where the first frame goes; by default it stays. Å.
+
+    Returns:
+        The same frames in one pose, times from 0. Superposed by Cα, or by all atoms where
+        there are fewer than three Cα.
+    """
+    positions = trajectory.positions
+    if trajectory.box is not None:
+        bonds = covalent_bonds(trajectory.structure)
+        positions = unwrap(positions, trajectory.box.to(positions.dtype), bonds)
+    on = trajectory.structure.alpha_carbons
+    if len(on) < 3:
+        on = torch.arange(len(trajectory.structure))
+    first = positions[:1]
+    if reference is not None:
+        first = superpose(first, reference.to(first.dtype), on)
+    return replace(
+        trajectory,
+        positions=superpose(positions, first[0], on),
+        times_ps=trajectory.times_ps - trajectory.times_ps[0],
+        box=None,
+        velocities=None,
+    )
+
+
+def labelled_points(
+    surface: MolecularSurface,
+    base: MolecularSurface,
+    box: tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]],
+    config: PrepareConfig,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "n 11"], Float[Tensor, "m 11"]]:
+    """Draw a frame's surface points and the labelled points around them, in random order.
+
+    Args:
+        surface: The frame's exact surface.
+        base: The first frame's exact surface.
+        box: Low and high corner within which uniform points are drawn, Å.
+        config: Spacing and counts.
+        generator: Of all draws.
+
+    Returns:
+        Surface rows (`SURFACE_COLUMNS`) and pool rows (`POOL_COLUMNS`: near, local, uniform).
+
+    Source: DSR's sampling distribution D (MoE-DSR, eq. of the SDF loss). Differs from it: drawn
+    once per frame when written, with exact distances, not anew in each step.
+    """
+    cloud = surface.cloud(config.spacing)
+    points = cloud.points[torch.randperm(len(cloud), generator=generator)]
+    normals = surface.signed_distance_and_gradient(points)[1]
+    scale = sampling.local_scale(points)
+    base_value, base_gradient = base.signed_distance_and_gradient(points)
+    columns = [points, normals, scale[:, None], base_value[:, None], base_gradient]
+    rows = torch.cat([column.float() for column in columns], dim=1)
+
+    around = []
+    for count, width in ((config.near, None), (config.local, scale)):
+        chosen = torch.randint(len(points), (count,), generator=generator)
+        deviation = points.new_full((count,), NEAR_SCALE) if width is None else width[chosen]
+        around.append(sampling.near_surface(points[chosen], deviation, generator))
+    around.append(sampling.uniform_in_box(*box, config.uniform, generator))
+    pool = torch.cat([points_around.to(points.dtype) for points_around in around])
+    value, gradient = surface.signed_distance_and_gradient(pool)
+    base_value, base_gradient = base.signed_distance_and_gradient(pool)
+    columns = [pool, value[:, None], gradient, base_value[:, None], base_gradient]
+    return rows, torch.cat([column.float() for column in columns], dim=1)
+
+
+def merged(notices: Sequence[Notice]) -> list[Notice]:
+    """Return the notices without exact repetitions, in their first order."""
+    return list(dict.fromkeys(notices))
+
+
+def _write_trajectory(
+    folder: Path,
+    name: str,
+    moving: Trajectory,
+    config: PrepareConfig,
+    index: int,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    files = {
+        f"{name}/positions.npy": atomic.write_array(
+            folder / "positions.npy", moving.positions.float().numpy()
+        ),
+        f"{name}/times_ps.npy": atomic.write_array(
+            folder / "times_ps.npy", moving.times_ps.double().numpy()
+        ),
+    }
+    first = moving.frame(0)
+    base = surface_of(first, config.probe)
+    box = (
+        first.positions.amin(dim=0) - config.margin,
+        first.positions.amax(dim=0) + config.margin,
+    )
+    for number, start in enumerate(range(0, len(moving), config.frames_per_shard)):
+        frames = range(start, min(start + config.frames_per_shard, len(moving)))
+        surface_file, pool_file, json_file = shard_files(number)
+        if not _shard_is_whole(folder, number):
+            surfaces, pools = [], []
+            for frame in frames:
+                generator = torch.Generator().manual_seed(
+                    int(np.random.SeedSequence([config.seed, index, frame]).generate_state(1)[0])
+                )
+                exact = surface_of(moving.frame(frame), config.probe)
+                rows, pool = labelled_points(exact, base, box, config, generator)
+                surfaces.append(rows.numpy())
+                pools.append(pool.numpy())
+            description = {
+                "surface_rows": [len(rows) for rows in surfaces],
+                "sha256": {
+                    surface_file: atomic.write_array(
+                        folder / surface_file, np.concatenate(surfaces)
+                    ),
+                    pool_file: atomic.write_array(folder / pool_file, np.stack(pools)),
+                },
+            }
+            atomic.write_json(folder / json_file, description)
+            say(f"{name}: frame {frames[-1] + 1} of {len(moving)}")
+        for file, promised in read_json(folder / json_file)["sha256"].items():
+            files[f"{name}/{file}"] = promised
+        files[f"{name}/{json_file}"] = atomic.sha256(folder / json_file)
+    return files
+
+
+def surface_of(structure: Structure, probe: float = 1.4) -> MolecularSurface:
+    """Return the exact solvent-excluded surface of a structure, by its van der Waals radii."""
+    return molecular_surface(
+        structure.positions.double(), structure.vdw_radii.double(), probe=probe
+    )
+
+
+def _shard_is_whole(folder: Path, number: int) -> bool:
+    path = folder / shard_files(number)[2]
+    if not path.exists():
+        return False
+    return all(
+        (folder / name).is_file() and atomic.sha256(folder / name) == promised
+        for name, promised in read_json(path)["sha256"].items()
+    )
+
+
+def _begin(out: Path, request: dict[str, Any]) -> None:
+    path = out / "request.json"
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} exists and is not a data set folder; choose another with -o")
+        atomic.write_json(path, request)
+        return
+    before = read_json(path)
+    if before == request:
+        return
+    if before.get("rules") != request["rules"]:
+        rules = before.get("rules", {})
+        key = next(k for k, v in request["rules"].items() if rules.get(k) != v)
+        raise UsageError(
+            f"{out} was begun with {key}={rules.get(key)}, not {request['rules'][key]}; "
+            "choose another folder or the same rules"
+        )
+    old = {entry["file"]: entry["sha256"] for entry in before.get("trajectories", [])}
+    for entry in request["trajectories"]:
+        if old.get(entry["file"], entry["sha256"]) != entry["sha256"]:
+            raise InputError(f"{entry['file']} has changed since {out} was begun")
+    if before.get("topology", {}).get("sha256") != request["topology"]["sha256"]:
+        raise InputError(f"{request['topology']['name']} has changed since {out} was begun")
+    raise UsageError(f"{out} was begun with other trajectories or another --holdout")
+
+
+def _input_hash(path: Path) -> str:
+    try:
+        return atomic.sha256(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    names: list[str] = []
+    for path in paths:
+        stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in path.stem) or "trajectory"
+        name, number = stem, 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "numpy", "numba", "scipy", "gemmi", "mdtraj")
+    found = {package: metadata.version(package) for package in packages}
+    return {"undula": undula.__version__, "python": platform.python_version(), **found}

@@ -1,0 +1,240 @@
+"""Data sets on disk: memory-mapped arrays in shards, a manifest with checksums written last.
+
+A data set folder holds one system and its trajectories::
+
+    request.json                 what was asked: inputs with SHA-256, rules; written first
+    structure.json  structure.npy            the atoms that were kept
+    NAME/positions.npy  NAME/times_ps.npy    superposed frames of trajectory NAME
+    NAME/surface-0000.npy  NAME/pool-0000.npy  NAME/shard-0000.json   a few frames each
+    manifest.json                everything above with its SHA-256; its presence means complete
+
+Rows of ``surface`` and ``pool`` are shuffled when written, so that a random subset of a frame
+is one contiguous slice of a memory-mapped array.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from undula import atomic
+from undula.errors import InputError
+from undula.types import Structure
+
+FORMAT = 1
+_LABELS = ("elements", "atom_names", "residue_names", "insertion_codes", "chain_ids")
+_NUMBERS = ("residue_numbers", "residue_index", "file_index")
+
+SURFACE_COLUMNS = ("point", "normal", "scale", "base", "base_gradient")
+"""Columns of a surface row: point 3, outward normal 3, local scale σ 1, distance to the first
+frame's surface 1 and its gradient 3."""
+POOL_COLUMNS = ("point", "distance", "gradient", "base", "base_gradient")
+"""Columns of a pool row: point 3, exact signed distance to the frame's surface 1, its gradient 3,
+the same two for the first frame."""
+ROW = 11
+
+
+def write_structure(folder: Path, structure: Structure) -> dict[str, str]:
+    """Write a structure as ``structure.json`` and ``structure.npy``; return file → SHA-256."""
+    described: dict[str, Any] = {label: getattr(structure, label).tolist() for label in _LABELS}
+    described |= {label: getattr(structure, label).tolist() for label in _NUMBERS}
+    described |= {"name": structure.name, "file_atoms": structure.file_atoms}
+    described["box"] = None if structure.box is None else structure.box.tolist()
+    return {
+        "structure.json": atomic.write_json(folder / "structure.json", described),
+        "structure.npy": atomic.write_array(
+            folder / "structure.npy", structure.positions.double().numpy()
+        ),
+    }
+
+
+def read_structure(folder: Path) -> Structure:
+    """Read what `write_structure` wrote.
+
+    Raises:
+        InputError: A file is missing, damaged or inconsistent.
+    """
+    described = read_json(folder / "structure.json")
+    positions = _load_array(folder / "structure.npy")
+    try:
+        box = described["box"]
+        return Structure(
+            name=described["name"],
+            positions=torch.from_numpy(np.array(positions)),
+            file_atoms=described["file_atoms"],
+            box=None if box is None else torch.tensor(box, dtype=torch.float64),
+            **{label: np.array(described[label], dtype=str) for label in _LABELS},
+            **{label: np.array(described[label], dtype=np.int64) for label in _NUMBERS},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'structure.json'} is damaged: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: The file is missing, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} should hold a JSON object")
+    return value
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some frames of a trajectory: their surfaces and their labelled points around them."""
+
+    folder: Path
+    number: int
+    description: Mapping[str, Any]
+
+    @cached_property
+    def surface(self) -> np.ndarray:
+        """Rows of all frames, one frame after the other (`SURFACE_COLUMNS`)."""
+        return _load_array(self.folder / f"surface-{self.number:04d}.npy")
+
+    @cached_property
+    def pool(self) -> np.ndarray:
+        """Frames × rows × columns (`POOL_COLUMNS`)."""
+        return _load_array(self.folder / f"pool-{self.number:04d}.npy")
+
+
+def shard_files(number: int) -> tuple[str, str, str]:
+    """Return the names of a shard's two arrays and of its description."""
+    return f"surface-{number:04d}.npy", f"pool-{number:04d}.npy", f"shard-{number:04d}.json"
+
+
+@dataclass(frozen=True)
+class PreparedTrajectory:
+    """One trajectory of a data set.
+
+    Attributes:
+        folder: Where its arrays lie.
+        name: Unique within the data set.
+        holdout: Whether training must not read it.
+        frames_per_shard: Length of all shards but the last.
+        pool_rows: How many pool rows are near the surface, from the local distribution, uniform.
+    """
+
+    folder: Path
+    name: str
+    holdout: bool
+    frames_per_shard: int
+    pool_rows: tuple[int, int, int]
+    shards: tuple[Shard, ...]
+
+    @cached_property
+    def times_ps(self) -> np.ndarray:
+        """Time of each frame, ps, from the first frame."""
+        return np.array(_load_array(self.folder / "times_ps.npy"))
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Superposed atoms, frames × atoms × 3, Å, memory-mapped."""
+        return _load_array(self.folder / "positions.npy")
+
+    def __len__(self) -> int:
+        return len(self.times_ps)
+
+    def surface(self, frame: int) -> np.ndarray:
+        """Return the surface rows of a frame (`SURFACE_COLUMNS`), a view."""
+        shard, local = self._locate(frame)
+        ends = np.cumsum([0, *shard.description["surface_rows"]])
+        return shard.surface[ends[local] : ends[local + 1]]
+
+    def pool(self, frame: int) -> np.ndarray:
+        """Return the labelled points of a frame (`POOL_COLUMNS`), a view."""
+        shard, local = self._locate(frame)
+        return shard.pool[local]
+
+    def _locate(self, frame: int) -> tuple[Shard, int]:
+        if not 0 <= frame < len(self):
+            raise IndexError(f"{self.name} has {len(self)} frames, asked for {frame}")
+        return self.shards[frame // self.frames_per_shard], frame % self.frames_per_shard
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One prepared system: its structure and its trajectories.
+
+    Attributes:
+        folder: The data set folder.
+        manifest: What the folder promises.
+        structure: The atoms, at the first frame of the first trajectory.
+        trajectories: In the order of the command that made them.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    structure: Structure
+    trajectories: tuple[PreparedTrajectory, ...]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the manifest, which covers all files."""
+        return atomic.sha256(self.folder / "manifest.json")
+
+
+def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
+    """Open a prepared data set; arrays are memory-mapped when first used.
+
+    Args:
+        folder: What ``undula prepare`` made.
+        verify: Compare the SHA-256 of every file first.
+
+    Raises:
+        InputError: No complete data set, a newer format, or a file that is not as promised.
+    """
+    if not (folder / "manifest.json").exists():
+        why = "is not complete: run undula prepare again" if folder.exists() else "does not exist"
+        raise InputError(f"the data set {folder} {why}")
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{folder} has the data format {manifest.get('format')}, not {FORMAT}")
+    for name, promised in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
+        if verify and atomic.sha256(path) != promised:
+            raise InputError(f"{path} has changed since the data set was made")
+    trajectories = tuple(_trajectory(folder, entry) for entry in manifest["trajectories"])
+    return Dataset(folder, manifest, read_structure(folder), trajectories)
+
+
+def _trajectory(folder: Path, entry: Mapping[str, Any]) -> PreparedTrajectory:
+    place = folder / entry["name"]
+    numbers = range(-(-entry["frames"] // entry["frames_per_shard"]))
+    shards = tuple(
+        Shard(place, number, read_json(place / shard_files(number)[2])) for number in numbers
+    )
+    return PreparedTrajectory(
+        folder=place,
+        name=entry["name"],
+        holdout=entry["holdout"],
+        frames_per_shard=entry["frames_per_shard"],
+        pool_rows=tuple(entry["pool_rows"]),
+        shards=shards,
+    )

@@ -1,0 +1,202 @@
+"""Say what is in a file and which family of models it can serve, without using it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undula.atomic import sha256
+from undula.errors import InputError, Notice, UsageError
+from undula.io.formats import STRUCTURE_FORMATS, recognise
+from undula.io.models import open_models
+from undula.io.structures import load_structure
+from undula.io.trajectories import (
+    check_coordinates,
+    frame_times,
+    load_trajectory,
+    load_whole_structure,
+    open_trajectory,
+)
+from undula.types import Structure
+
+PURPOSES = ("surface", "motion")
+_BLOCK_BYTES = 2**28
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What is in a file.
+
+    Attributes:
+        path: The file.
+        format: Such as ``pdb`` or ``xtc``.
+        sha256: Of the file as it is, in hexadecimal.
+        families: Which families it can serve: ``surface``, ``motion``.
+        atoms: Atoms that would be used.
+        file_atoms: Atoms in the file (in one model or frame).
+        residues: Residues that would be used; none for a trajectory by itself.
+        chains: Ids of their chains.
+        frames: Frames, or models.
+        times_ps: First and last time; none for a structure.
+        memory_bytes: What its positions take once read.
+        notices: What would be dropped or assumed.
+    """
+
+    path: Path
+    format: str
+    sha256: str
+    families: tuple[str, ...]
+    atoms: int
+    file_atoms: int
+    residues: int | None
+    chains: tuple[str, ...]
+    frames: int
+    times_ps: tuple[float, float] | None
+    memory_bytes: int
+    notices: tuple[Notice, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "sha256": self.sha256,
+            "families": list(self.families),
+            "atoms": self.atoms,
+            "file_atoms": self.file_atoms,
+            "residues": self.residues,
+            "chains": list(self.chains),
+            "frames": self.frames,
+            "times_ps": None if self.times_ps is None else list(self.times_ps),
+            "memory_bytes": self.memory_bytes,
+            "notices": [notice.as_dict() for notice in self.notices],
+        }
+
+    def __str__(self) -> str:
+        serves = " and ".join(self.families) or "nothing"
+        lines = [f"{self.path}: {self.format}, serves {serves}"]
+        residues = "" if self.residues is None else f" in {self.residues} residues"
+        chains = f", chains {', '.join(name or '_' for name in self.chains)}" if self.chains else ""
+        lines.append(f"  {self.atoms} of {self.file_atoms} atoms{residues}{chains}")
+        if self.times_ps is not None:
+            first, last = self.times_ps
+            lines.append(f"  {self.frames} frames from {first:g} to {last:g} ps")
+        lines.append(f"  {self.memory_bytes / 2**20:.1f} MiB of positions once read")
+        lines += [f"  notice: {notice}" for notice in self.notices]
+        return "\n".join(lines)
+
+
+def inspect(
+    path: str | Path, *, purpose: str | None = None, topology: str | Path | None = None
+) -> Inspection:
+    """Read a file completely and say what is in it; nothing is kept and nothing is written.
+
+    Args:
+        path: A structure or a trajectory.
+        purpose: ``surface`` or ``motion``: raise where the file cannot serve it. By default
+            either is enough.
+        topology: The structure that names the atoms of a trajectory. Without it bonds cannot
+            be checked.
+
+    Raises:
+        InputError: The file cannot serve; one sentence with the file and the place.
+        UsageError: There is no such purpose.
+        MachineError: The file may not be read.
+    """
+    path = Path(path)
+    if purpose not in (None, *PURPOSES):
+        raise UsageError(f"the purpose should be {' or '.join(PURPOSES)}, found {purpose!r}")
+    name = recognise(path)
+    if name not in STRUCTURE_FORMATS:
+        if purpose == "surface":
+            raise InputError(
+                f"{path}: this is a {name.upper()} trajectory; a surface needs a structure "
+                "(PDB, mmCIF or GRO)"
+            )
+        return _inspected_motion(path, name, topology)
+    if purpose == "motion":
+        return _inspected_motion(path, name, path if topology is None else topology)
+    return _inspected_structure(path, name, purpose)
+
+
+def require_surface(structure: Structure) -> None:
+    """Raise where a structure has too few of its atoms to have a molecular surface.
+
+    Raises:
+        InputError: Only the Cα atoms are there.
+    """
+    for notice in structure.notices:
+        if notice.code == "alpha-carbons-only":
+            raise InputError(f"{structure.name}: {notice.message}; a surface needs all heavy atoms")
+
+
+def _inspected_structure(path: Path, name: str, purpose: str | None) -> Inspection:
+    families = []
+    try:
+        structure = load_structure(path)
+        require_surface(structure)
+        families.append("surface")
+    except InputError:
+        if purpose == "surface":
+            raise
+        structure = load_whole_structure(path)
+    models = open_models(path).frames
+    if models > 1:
+        families.append("motion")
+    return Inspection(
+        path=path,
+        format=name,
+        sha256=sha256(path),
+        families=tuple(families),
+        atoms=len(structure),
+        file_atoms=structure.file_atoms,
+        residues=structure.residues,
+        chains=tuple(dict.fromkeys(structure.chain_ids.tolist())),
+        frames=models,
+        times_ps=None,
+        memory_bytes=12 * len(structure) * models,
+        notices=structure.notices,
+    )
+
+
+def _inspected_motion(path: Path, name: str, topology: str | Path | None) -> Inspection:
+    file = open_trajectory(path)
+    if file.frames < 2:
+        raise InputError(f"{path}: there is one frame; motion needs at least two")
+    structure = None if topology is None else load_whole_structure(topology)
+    times, kept, notices = frame_times(file, time_unit="ps", frame_ps=None, within=slice(None))
+    moved = False
+    first: np.ndarray | None = None
+    found: dict[Notice, None] = dict.fromkeys((*file.notices, *notices))
+    block = max(2, _BLOCK_BYTES // (12 * file.atoms))
+    for start in range(0, file.frames, block):
+        if structure is None:
+            numbers = kept[(kept >= start) & (kept < start + block)]
+            frames = file.read(numbers, np.arange(file.atoms))
+            check_coordinates(path, frames, numbers)
+            positions = frames.positions
+        else:
+            loaded = load_trajectory(structure, path, start=start, stop=start + block)
+            found |= dict.fromkeys(loaded.notices)
+            positions = loaded.positions.numpy()
+        first = positions[0] if first is None else first
+        moved = moved or bool((positions != first).any())
+    if not moved:
+        raise InputError(f"{path}: all {len(kept)} frames are the same, nothing moves")
+    return Inspection(
+        path=path,
+        format=name,
+        sha256=sha256(path),
+        families=("motion",),
+        atoms=file.atoms if structure is None else len(structure),
+        file_atoms=file.atoms,
+        residues=None if structure is None else structure.residues,
+        chains=() if structure is None else tuple(dict.fromkeys(structure.chain_ids.tolist())),
+        frames=len(kept),
+        times_ps=(float(times[0]), float(times[-1])),
+        memory_bytes=12 * file.atoms * len(kept),
+        notices=tuple(found),
+    )

@@ -1,0 +1,306 @@
+"""Read a trajectory: which frames are kept, and what makes a file unfit.
+
+The formats are read by `undula.io.xtc`, `undula.io.trr`, `undula.io.dcd` and `undula.io.models`;
+frames are counted there from the headers. On top of that these rules hold; each thing that is
+dropped or assumed is counted in a `Notice` of the trajectory.
+
+1.  The content decides the format. A file that was cut serves with its whole frames.
+2.  A frame must have as many atoms as the file of the structure, or as many as the structure.
+3.  A frame with a coordinate that is not finite or beyond 100,000 Å, or with an impossible
+    covalent bond (`undula.io.bonds.broken_frames`), refuses the file: damage is not repaired.
+4.  Times must increase. A frame is dropped whose time is not later than that of all frames kept
+    before it (restarted runs repeat frames), and one whose time alone is out of order between
+    its neighbours. If all times are equal, or there are none, frames are numbered from 0
+    (one frame, one ps), and a notice says so.
+5.  A box thinner than 4 Å in some frame stands for no box in all.
+6.  Velocities are kept if every frame has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from undula.errors import InputError, Notice, UsageError
+from undula.io.bonds import broken_frames, covalent_bonds
+from undula.io.boxes import SMALLEST_WIDTH, widths
+from undula.io.dcd import open_dcd
+from undula.io.formats import STRUCTURE_FORMATS, recognise
+from undula.io.frame_file import FrameFile, Frames
+from undula.io.models import ModelFile, open_models
+from undula.io.structures import load_structure
+from undula.io.trr import open_trr
+from undula.io.xtc import open_xtc
+from undula.types import Structure, Trajectory
+from undula.units import PICOSECONDS
+
+LARGEST_COORDINATE = 1e5
+"""Å; an atom farther from the origin is damage or a system that exploded."""
+FEWEST_COMMON_BONDS = 0.98
+"""Less than this share of the structure's bonds in a trajectory means another order of atoms."""
+
+_OPEN: dict[str, Callable[[Path], FrameFile]] = {
+    "xtc": open_xtc,
+    "trr": open_trr,
+    "dcd": open_dcd,
+    **dict.fromkeys(STRUCTURE_FORMATS, open_models),
+}
+
+
+def load_trajectory(
+    topology: str | Path | Structure,
+    path: str | Path,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    stride: int = 1,
+    time_unit: str = "ps",
+    frame_ps: float | None = None,
+) -> Trajectory:
+    """Load frames of an XTC, TRR or DCD file, or of a PDB, mmCIF or GRO file of several models.
+
+    Args:
+        topology: The structure whose atoms are wanted; from a path all its atoms are.
+        path: The trajectory; the rules are those of this module.
+        start: First frame, from 0.
+        stop: Frame to stop before; by default the end.
+        stride: Take every n-th frame from the first on.
+        time_unit: What the times in the file are in: fs, ps, ns, us or ms. Files say ps.
+        frame_ps: Time between successive frames of the file in ps; it replaces the file's times.
+
+    Returns:
+        Positions in Å in single precision, times in ps, box and velocities where they are known.
+
+    Raises:
+        InputError: The file cannot serve; one sentence with the file and the frame.
+        UsageError: An option has a value that does not exist.
+        MachineError: The file may not be read, or there is no room for temporary files.
+    """
+    path = Path(path)
+    _check_options(start, stop, stride, time_unit, frame_ps)
+    structure = topology if isinstance(topology, Structure) else load_whole_structure(topology)
+    file = open_trajectory(path)
+    atoms, notices = _wanted_atoms(structure, file)
+    times, kept, time_notices = frame_times(
+        file, time_unit=time_unit, frame_ps=frame_ps, within=slice(start, stop, stride)
+    )
+    notices = [*file.notices, *notices, *time_notices]
+    if len(kept) == 0:
+        raise InputError(f"{path}: no frame is left of {file.frames} from {start} to {stop}")
+    frames = file.read(kept, atoms)
+    check_coordinates(path, frames, kept)
+    box, box_notices = _box(frames)
+    notices += box_notices
+    positions = torch.from_numpy(frames.positions)
+    notices += _check_bonds(path, structure, positions, box, kept)
+    return Trajectory(
+        structure=structure,
+        positions=positions,
+        times_ps=torch.from_numpy(times),
+        box=box,
+        velocities=None if frames.velocities is None else torch.from_numpy(frames.velocities),
+        notices=tuple(notices),
+    )
+
+
+def load_whole_structure(path: str | Path) -> Structure:
+    """Load all atoms of a structure file, as a trajectory of the same atoms needs them."""
+    return load_structure(path, select="all", hydrogens="keep", heterogens="keep")
+
+
+def open_trajectory(path: Path) -> FrameFile:
+    """Recognise a trajectory by its content and read the headers of its frames.
+
+    Raises:
+        InputError: The file is of no known format, damaged, or has no frames.
+    """
+    return _OPEN[recognise(path)](path)
+
+
+def _check_options(
+    start: int, stop: int | None, stride: int, time_unit: str, frame_ps: float | None
+) -> None:
+    if stride < 1 or start < 0 or (stop is not None and stop < 0):
+        raise UsageError(
+            f"start and stop should be frames from 0 and stride at least 1, found {start}, "
+            f"{stop} and {stride}"
+        )
+    if time_unit not in PICOSECONDS:
+        raise UsageError(f"time_unit should be {', '.join(PICOSECONDS)}, found {time_unit!r}")
+    if frame_ps is not None and not 0 < frame_ps < np.inf:
+        raise UsageError(f"frame_ps should be a positive time in ps, found {frame_ps}")
+
+
+def _wanted_atoms(structure: Structure, file: FrameFile) -> tuple[np.ndarray, list[Notice]]:
+    if file.atoms == structure.file_atoms:
+        atoms = np.asarray(structure.file_index)
+        _check_names(structure, file, atoms)
+        return atoms, []
+    if file.atoms == len(structure):
+        atoms = np.arange(file.atoms)
+        _check_names(structure, file, atoms)
+        message = (
+            f"the trajectory has just the {len(structure)} atoms kept of {structure.file_atoms} "
+            f"and was taken to be in their order"
+        )
+        return atoms, [Notice(code="atoms-as-kept", message=message, count=len(structure))]
+    raise InputError(
+        f"{file.path}: the trajectory has {file.atoms} atoms, the structure {structure.name} "
+        f"has {structure.file_atoms} ({len(structure)} of them kept)"
+    )
+
+
+def _check_names(structure: Structure, file: FrameFile, atoms: np.ndarray) -> None:
+    if not isinstance(file, ModelFile):
+        return
+    names = np.char.strip(file.table.name_columns[file.table.rows(0)[atoms]])
+    differs = np.nonzero(names != structure.atom_names)[0]
+    if len(differs):
+        row = int(atoms[differs[0]])
+        raise InputError(
+            f"{file.path}: atom {row + 1} is {names[differs[0]]}, but "
+            f"{structure.atom_names[differs[0]]} in the structure {structure.name}"
+        )
+
+
+def frame_times(
+    file: FrameFile, *, time_unit: str, frame_ps: float | None, within: slice
+) -> tuple[np.ndarray, np.ndarray, list[Notice]]:
+    """Decide which frames to use and at which times they are.
+
+    Args:
+        file: The trajectory.
+        time_unit: Of the times in the file.
+        frame_ps: Replaces the times in the file if given, ps.
+        within: The frames asked for.
+
+    Returns:
+        Times in ps, strictly increasing; the frames that have them, from 0; notices.
+    """
+    frames = np.arange(file.frames)
+    if frame_ps is not None:
+        frames = frames[within]
+        return frames * frame_ps, frames, []
+    if file.times_ps is None:
+        message = "the file gives no times; frames are numbered from 0 as if 1 ps apart"
+        notice = Notice(code="times-numbered", message=message, count=file.frames)
+        return frames[within].astype(float), frames[within], [notice]
+    times = file.times_ps * PICOSECONDS[time_unit]
+    if file.frames > 1 and (times == times[0]).all():
+        message = (
+            f"all {file.frames} frames have the time {times[0]:g} ps; they are numbered from 0 "
+            "as if 1 ps apart"
+        )
+        notice = Notice(code="times-numbered", message=message, count=file.frames)
+        return frames[within].astype(float), frames[within], [notice]
+    later = _increasing(times)
+    notices = []
+    if not later.all():
+        first = int(np.nonzero(~later)[0][0])
+        notices.append(
+            Notice(
+                code="times-dropped",
+                message=f"{int((~later).sum())} frames are not later than those before them and "
+                "were dropped",
+                count=int((~later).sum()),
+                place=f"{file.path}: frame {first + 1}",
+            )
+        )
+    kept = frames[within]
+    kept = kept[later[kept]]
+    return times[kept], kept, notices
+
+
+def _increasing(times: np.ndarray) -> np.ndarray:
+    """Mark the frames whose times make a strictly increasing sequence, by rule 4."""
+    good = np.isfinite(times)
+    index = np.nonzero(good)[0]
+    around = times[index]
+    before = np.concatenate([[-np.inf], around[:-1]])
+    after = np.concatenate([around[1:], [np.inf]])
+    # One time out of order between two neighbours that are in order with each other.
+    before_last = np.concatenate([[-np.inf, -np.inf], around[:-2]])
+    alone = (around >= after) & (after > before) & (before > before_last)
+    good[index[alone]] = False
+    index = np.nonzero(good)[0]
+    latest = np.maximum.accumulate(np.concatenate([[-np.inf], times[index]]))[:-1]
+    good[index[times[index] <= latest]] = False
+    return good
+
+
+def check_coordinates(path: Path, frames: Frames, numbers: np.ndarray) -> None:
+    """Raise where a coordinate is not finite or absurdly far away.
+
+    Args:
+        path: For the message.
+        frames: What was read.
+        numbers: Frame numbers in the file, from 0.
+
+    Raises:
+        InputError: The frame and the atom (from 1).
+    """
+    # A comparison with a number that is not finite is false.
+    bad = ~(np.abs(frames.positions) <= LARGEST_COORDINATE)
+    if bad.any():
+        frame, atom, _ = (int(values[0]) for values in np.nonzero(bad))
+        value = frames.positions[frame, atom][bad[frame, atom]][0]
+        far = f"is {value:,.0f} Å from the origin" if np.isfinite(value) else "is not finite"
+        raise InputError(
+            f"{path}: frame {numbers[frame] + 1}: a coordinate of atom {atom + 1} {far}"
+        )
+
+
+def _box(frames: Frames) -> tuple[torch.Tensor | None, list[Notice]]:
+    if not frames.box.any():
+        return None, []
+    finite = np.isfinite(frames.box).all(axis=(1, 2))
+    thin = ~finite
+    thin[finite] = widths(frames.box[finite]) < SMALLEST_WIDTH
+    if thin.any():
+        message = (
+            f"{int(thin.sum())} of {len(thin)} frames have no box, or one thinner than "
+            f"{SMALLEST_WIDTH:g} Å; no box was used"
+        )
+        return None, [Notice(code="box-dropped", message=message, count=int(thin.sum()))]
+    return torch.from_numpy(frames.box), []
+
+
+def _check_bonds(
+    path: Path,
+    structure: Structure,
+    positions: torch.Tensor,
+    box: torch.Tensor | None,
+    numbers: np.ndarray,
+) -> list[Notice]:
+    bonds = covalent_bonds(structure)
+    found = broken_frames(positions, bonds, box)
+
+    def named(pair: tuple[int, int]) -> str:
+        words = [
+            f"{structure.atom_names[i]} of {structure.residue_names[i]} "
+            f"{structure.residue_numbers[i]}"
+            for i in pair
+        ]
+        return " and ".join(words)
+
+    lost = found.everywhere.shape[1]
+    if lost > (1 - FEWEST_COMMON_BONDS) * bonds.shape[1] and lost > 1:
+        first = named((int(found.everywhere[0, 0]), int(found.everywhere[1, 0])))
+        raise InputError(
+            f"{path}: {lost} of {bonds.shape[1]} bonds of {structure.name} are broken in most "
+            f"frames (first {first}); is the order of the atoms the same?"
+        )
+    if found.frames.any():
+        bad = torch.nonzero(found.frames)[:, 0].tolist()
+        raise InputError(
+            f"{path}: frame {numbers[bad[0]] + 1} is damaged ({len(bad)} of {len(numbers)} are): "
+            f"in frame {numbers[found.frame] + 1} {named(found.pair)} are {found.distance:.2f} Å "
+            "apart"
+        )
+    if lost:
+        message = f"{lost} contacts of the structure are no bonds in the trajectory"
+        return [Notice(code="contacts-not-bonds", message=message, count=lost)]
+    return []

@@ -1,0 +1,277 @@
+"""Scoring a moving surface against what happened, beside the trivial forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undula.data.prepare import surface_of
+from undula.errors import InputError, Notice, UsageError
+from undula.geometry.comparison import Solid, compare_surfaces
+from undula.geometry.frames import superpose
+from undula.geometry.isosurface import level_mesh
+from undula.geometry.lattice import Lattice
+from undula.geometry.molecular_surface import MolecularSurface
+from undula.surface.baselines import best_ellipsoid, blurred, occupancy
+from undula.surface.forecast import MovingSurface, coloured
+from undula.surface.model import System
+from undula.types import Mesh, Trajectory
+
+MARGIN = 8.0
+"""Space around all true atoms on the lattices, Å."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How surfaces are compared.
+
+    Attributes:
+        spacing: Of lattices and meshes, Å, the same for truth and all forecasts.
+        samples: Points drawn on each mesh for the distances (300,000 in DSR).
+        seed: Of those points.
+    """
+
+    spacing: float = 0.7
+    samples: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.spacing > 0 or self.samples < 1:
+            raise UsageError("spacing should be positive and samples at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forecaster:
+    """One row of the table: a model or a trivial forecast.
+
+    Attributes:
+        name: Of the row.
+        kind: Whether it is a model or something a model must beat.
+        solid: What it forecasts for a time in ps.
+    """
+
+    name: str
+    kind: Literal["model", "trivial"]
+    solid: Callable[[float], Solid]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """Scores of a forecast and of the trivial forecasts, frame by frame.
+
+    Attributes:
+        times_ps: Of the frames that were compared.
+        scores: Row name → measure → one number per frame (`compare_surfaces` names them).
+        kinds: Row name → model or trivial.
+        truth: True meshes in the forecast's pose, coloured by displacement.
+        forecast: Forecast meshes at the same times.
+        notices: Times without a true frame, and what the truth's reader said.
+    """
+
+    times_ps: tuple[float, ...]
+    scores: Mapping[str, Mapping[str, list[float]]]
+    kinds: Mapping[str, Literal["model", "trivial"]]
+    truth: list[Mesh]
+    forecast: list[Mesh]
+    notices: tuple[Notice, ...]
+
+
+def evaluate(
+    moving: MovingSurface, truth: Trajectory, config: EvaluationConfig | None = None
+) -> Evaluation:
+    """Score a forecast at its times against a trajectory that starts at its structure.
+
+    Every true frame is superposed by Cα on the forecast's structure; normalised measures use
+    the centre and scale of that structure, never of later frames.
+
+    Args:
+        moving: The forecast.
+        truth: Frames of the same atoms; its first frame is time 0.
+        config: Lattices and samples.
+
+    Raises:
+        InputError: The truth has other atoms, or no frame at any of the times.
+    """
+    config = config or EvaluationConfig()
+    times_ps, frames, notices = _true_frames(moving, truth)
+    lattice = _lattice_around(moving, frames, config.spacing)
+    rows = forecasters(moving, lattice)
+    system = System.of(moving.structure)
+    scores: dict[str, dict[str, list[float]]] = {row.name: {} for row in rows}
+    true_meshes, forecast_meshes = [], []
+    for time, frame in zip(times_ps, frames, strict=True):
+        true = exact_solid(_surface_at(moving, frame), lattice)
+        true_meshes.append(coloured(true.mesh, moving))
+        for row in rows:
+            solid = row.solid(time)
+            if row.kind == "model":
+                forecast_meshes.append(coloured(solid.mesh, moving))
+            measured = compare_surfaces(
+                solid,
+                true,
+                centre=system.centre,
+                scale=system.scale,
+                generator=torch.Generator().manual_seed(config.seed),
+                samples=config.samples,
+                spacing=config.spacing,
+            )
+            for name, value in measured.items():
+                scores[row.name].setdefault(name, []).append(value)
+    return Evaluation(
+        times_ps=times_ps,
+        scores=scores,
+        kinds={row.name: row.kind for row in rows},
+        truth=true_meshes,
+        forecast=forecast_meshes,
+        notices=notices,
+    )
+
+
+def true_meshes(
+    moving: MovingSurface, truth: Trajectory, spacing: float
+) -> tuple[tuple[float, ...], list[Mesh], tuple[Notice, ...]]:
+    """Return the true meshes at a forecast's times, in its pose, coloured by displacement.
+
+    Args:
+        moving: The forecast.
+        truth: Frames of the same atoms; its first frame is time 0.
+        spacing: Of the meshes, Å.
+
+    Returns:
+        The times that have a true frame (ps), their meshes, and notices.
+
+    Raises:
+        InputError: The truth has other atoms, or no frame at any of the times.
+    """
+    times_ps, frames, notices = _true_frames(moving, truth)
+    lattice = _lattice_around(moving, frames, spacing)
+    meshes = [exact_solid(_surface_at(moving, frame), lattice).mesh for frame in frames]
+    return times_ps, [coloured(mesh, moving) for mesh in meshes], notices
+
+
+def forecasters(moving: MovingSurface, lattice: Lattice) -> list[Forecaster]:
+    """Return the model and the trivial forecasts that stand beside it.
+
+    *copied first frame*: the exact surface the forecast starts from. *blurred first frame*:
+    with σ and cut fitted on the model's training frames. *best ellipsoid*: fitted on the first
+    frame. *averaged training frames*: the majority shape of the frames that trained the
+    model, which is trivial for a protein that was trained on.
+
+    Args:
+        moving: The forecast.
+        lattice: Where the trivial surfaces are laid down.
+    """
+    first = moving.first_surface
+    inside = occupancy(first, lattice)
+    trained = moving.trained
+    still = {
+        "blurred first frame": blurred(inside, lattice, trained.blur),
+        "best ellipsoid": best_ellipsoid(inside, lattice),
+        "averaged training frames": _posed_average(moving, lattice),
+    }
+    model = Forecaster(
+        name="model", kind="model", solid=lambda time: _forecast_solid(moving, lattice, time)
+    )
+    return [
+        model,
+        _still("copied first frame", exact_solid(first, lattice)),
+        *(
+            _still(name, _on_lattice(values.to(lattice.origin), lattice, lipschitz=None))
+            for name, values in still.items()
+        ),
+    ]
+
+
+def exact_solid(surface: MolecularSurface, lattice: Lattice) -> Solid:
+    """Return a molecular surface as a solid, its exact distance laid down on a lattice."""
+    values = surface.lattice_distance(lattice.origin, lattice.spacing, lattice.shape, band=4.0)
+    return _on_lattice(values, lattice, lipschitz=1.0)
+
+
+def _still(name: str, solid: Solid) -> Forecaster:
+    return Forecaster(name=name, kind="trivial", solid=lambda _: solid)
+
+
+def _forecast_solid(moving: MovingSurface, lattice: Lattice, time: float) -> Solid:
+    found = moving.level_set(time, lattice=lattice)
+    return _on_lattice(found.values, lattice, lipschitz=None, mesh=found.mesh)
+
+
+def _on_lattice(
+    values: Float[Tensor, "nx ny nz"],
+    lattice: Lattice,
+    *,
+    lipschitz: float | None,
+    mesh: Mesh | None = None,
+) -> Solid:
+    if lipschitz is None:
+        steps = [float(values.diff(dim=axis).abs().max()) for axis in range(3)]
+        lipschitz = max(sum(step**2 for step in steps) ** 0.5 / lattice.spacing, 1e-6)
+    return Solid(
+        mesh=level_mesh(values, lattice, 0.0) if mesh is None else mesh,
+        field=lambda points: lattice.interpolate(values, points).to(points.dtype),
+        lipschitz=lipschitz,
+    )
+
+
+def _posed_average(moving: MovingSurface, lattice: Lattice) -> Float[Tensor, "nx ny nz"]:
+    rotation, translation = moving.to_model
+    points = lattice.points() @ rotation.T + translation
+    return moving.trained.averaged[moving.system].field(points).reshape(lattice.shape)
+
+
+def _surface_at(moving: MovingSurface, positions: Float[Tensor, "atoms 3"]) -> MolecularSurface:
+    return surface_of(replace(moving.structure, positions=positions), moving.probe)
+
+
+def _lattice_around(
+    moving: MovingSurface, frames: Float[Tensor, "frames atoms 3"], spacing: float
+) -> Lattice:
+    everything = torch.cat([frames.reshape(-1, 3), moving.structure.positions.double()])
+    return Lattice.covering(
+        everything.amin(dim=0) - MARGIN, everything.amax(dim=0) + MARGIN, spacing
+    )
+
+
+def _true_frames(
+    moving: MovingSurface, truth: Trajectory
+) -> tuple[tuple[float, ...], Float[Tensor, "frames atoms 3"], tuple[Notice, ...]]:
+    """Return the forecast times that have a true frame, and those frames in the forecast's pose."""
+    if len(truth.structure) != len(moving.structure):
+        raise InputError(
+            f"the truth has {len(truth.structure)} atoms, the forecast {len(moving.structure)}"
+        )
+    lags = (truth.times_ps - truth.times_ps[0]).double()
+    tolerance = float(lags.diff().min()) / 2 if len(lags) > 1 else 0.5
+    times_ps, frames = [], []
+    for time in moving.times_ps:
+        frame = int((lags - time).abs().argmin())
+        if abs(float(lags[frame]) - time) <= tolerance * (1 + 1e-6):
+            times_ps.append(time)
+            frames.append(frame)
+    if not frames:
+        raise InputError(
+            f"the truth ends at {float(lags[-1]):g} ps and has no frame at any forecast time "
+            f"({moving.times_ps[0]:g} to {moving.times_ps[-1]:g} ps)"
+        )
+    notices = truth.notices
+    missing = len(moving.times_ps) - len(frames)
+    if missing:
+        notices += (
+            Notice(
+                code="no-true-frame",
+                message=f"{missing} forecast times have no true frame and are not scored",
+                count=missing,
+            ),
+        )
+    posed = superpose(
+        truth.positions[frames].double(),
+        moving.structure.positions.double(),
+        moving.structure.alpha_carbons,
+    )
+    return tuple(times_ps), posed, notices

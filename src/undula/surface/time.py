@@ -1,0 +1,75 @@
+"""How a network is told the time: features of the lag since the first frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undula.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeConfig:
+    """Features of time.
+
+    Attributes:
+        kind: "linear" is the paper's t in [-1, 1] over the training horizon, and grows without
+            bound beyond it; "relaxation" saturates, so that far times tend to one shape.
+        scales: How many relaxation times, log-spaced from the first frame's lag to the horizon
+            (relaxation only).
+    """
+
+    kind: Literal["linear", "relaxation"] = "relaxation"
+    scales: int = 4
+
+    def __post_init__(self) -> None:
+        if self.scales < 1:
+            raise UsageError(f"time.scales should be at least 1, not {self.scales}")
+
+    @property
+    def size(self) -> int:
+        """How many features there are."""
+        return 1 if self.kind == "linear" else self.scales
+
+
+def linear_time(lag_ps: Float[Tensor, " times"], horizon_ps: float) -> Float[Tensor, "times 1"]:
+    r"""Map lags onto the paper's time domain.
+
+    .. math:: t' = 2 t / T - 1
+
+    Args:
+        lag_ps: Time since the first frame t, ps.
+        horizon_ps: The largest lag seen in training T, ps.
+
+    Returns:
+        From -1 at the first frame to 1 at the horizon, beyond 1 in extrapolation.
+
+    Source: MoE-DSR, preliminaries (time domain [-1, 1]).
+    """
+    return (2 * lag_ps / horizon_ps - 1)[:, None]
+
+
+def relaxation(
+    lag_ps: Float[Tensor, " times"], shortest_ps: float, horizon_ps: float, scales: int
+) -> Float[Tensor, "times scales"]:
+    r"""Return how far processes of several time constants have gone since the first frame.
+
+    .. math:: \varphi_k(t) = 1 - e^{-t/\tau_k}
+
+    All features are 0 at the first frame and 1 in the far future: an overdamped protein
+    forgets its start, so a forecast beyond the training horizon tends to a fixed shape
+    instead of running away.
+
+    Args:
+        lag_ps: Time since the first frame t, ps.
+        shortest_ps: The first time constant, ps.
+        horizon_ps: The last time constant, ps.
+        scales: How many there are, log-spaced.
+    """
+    exponent = torch.linspace(0, 1, scales, dtype=lag_ps.dtype, device=lag_ps.device)
+    constants = shortest_ps * (horizon_ps / shortest_ps) ** exponent
+    return -torch.expm1(-lag_ps[:, None] / constants)

@@ -1,0 +1,137 @@
+"""A trained surface model with its trivial rows and its provenance, as one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from undula.data.prepare import surface_of
+from undula.errors import InputError
+from undula.geometry.lattice import Lattice
+from undula.geometry.molecular_surface import MolecularSurface
+from undula.io.datasets import Dataset
+from undula.learn.checkpoint import load_weights, save_weights
+from undula.surface.baselines import Blur, StaticSurface, averaged, fitted_blur, occupancy
+from undula.surface.model import SurfaceModel
+from undula.surface.task import SurfaceTask
+
+WEIGHTS = "model.safetensors"
+TRIVIAL = "trivial.safetensors"
+TRIVIAL_SPACING = 1.0
+TRIVIAL_FRAMES = 25
+"""How many evenly spaced training frames of a trajectory the trivial rows are fitted on."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedSurface:
+    """A model ready to forecast.
+
+    Attributes:
+        model: The network.
+        blur: σ and cut of the blurred first frame, fitted on the training frames.
+        averaged: The majority shape of the training frames of each system, in its pose.
+        provenance: What it was trained on and how, for the model card.
+    """
+
+    model: SurfaceModel
+    blur: Blur
+    averaged: tuple[StaticSurface, ...]
+    provenance: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write weights and trivial rows into a folder."""
+        save_weights(
+            folder / WEIGHTS,
+            self.model.state_dict(),
+            {"kind": "surface", "model": self.model.describe(), "provenance": self.provenance},
+        )
+        save_weights(
+            folder / TRIVIAL,
+            {f"averaged_{i}": static.values for i, static in enumerate(self.averaged)},
+            {
+                "kind": "surface-trivial",
+                "blur": asdict(self.blur),
+                "lattices": [
+                    {"origin": s.lattice.origin.tolist(), "spacing": s.lattice.spacing}
+                    for s in self.averaged
+                ],
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedSurface:
+        """Read what `save` wrote.
+
+        Args:
+            folder: A run or result folder, or bundled weights.
+
+        Raises:
+            InputError: No trained surface model there, or a damaged one.
+        """
+        if not (folder / WEIGHTS).is_file():
+            hint = " (training has not ended)" if (folder / "checkpoints").is_dir() else ""
+            raise InputError(f"{folder} holds no {WEIGHTS}{hint}")
+        weights, metadata = load_weights(folder / WEIGHTS)
+        if metadata.get("kind") != "surface":
+            raise InputError(f"{folder / WEIGHTS} is not a surface model")
+        tensors, trivial = load_weights(folder / TRIVIAL)
+        model = SurfaceModel.build(metadata["model"], weights).eval()
+        model.requires_grad_(False)
+        statics = []
+        for index, described in enumerate(trivial["lattices"]):
+            values = tensors[f"averaged_{index}"]
+            origin = torch.tensor(described["origin"], dtype=torch.float64)
+            nx, ny, nz = values.shape
+            lattice = Lattice(
+                origin=origin, spacing=described["spacing"], shape=(nx, ny, nz)
+            )
+            statics.append(StaticSurface(lattice, values))
+        return cls(model, Blur(**trivial["blur"]), tuple(statics), metadata["provenance"])
+
+
+def trivial_rows(
+    task: SurfaceTask, datasets: Sequence[Dataset], probe: float
+) -> tuple[Blur, tuple[StaticSurface, ...]]:
+    """Fit the trivial rows on the frames that training may read, and on no others.
+
+    Args:
+        task: Knows which frames those are (training and validation frames).
+        datasets: One per system.
+        probe: Of the data sets, Å.
+
+    Returns:
+        The blur of the first frame and each system's majority shape.
+    """
+    cases = []
+    statics = []
+    for system, dataset in enumerate(datasets):
+        shapes = []
+        positions = dataset.structure.positions
+        lattice = Lattice.covering(
+            positions.amin(dim=0) - 8.0, positions.amax(dim=0) + 8.0, TRIVIAL_SPACING
+        )
+        for index, trajectory in enumerate(task.trajectories):
+            if task.owners[index] != system:
+                continue
+            readable = sorted(
+                f.frame for f in task.training + task.validation if f.trajectory == index
+            )
+            step = max(1, len(readable) // TRIVIAL_FRAMES)
+            occupied = [
+                occupancy(_exact(dataset, trajectory.positions[frame], probe), lattice)
+                for frame in readable[::step]
+            ]
+            cases.append((occupied[0], occupied[1:], lattice))
+            shapes += occupied
+        statics.append(StaticSurface(lattice, averaged(shapes).float()))
+    return fitted_blur(cases), tuple(statics)
+
+
+def _exact(dataset: Dataset, positions: np.ndarray, probe: float) -> MolecularSurface:
+    moved = torch.tensor(positions, dtype=torch.float64)
+    return surface_of(replace(dataset.structure, positions=moved), probe)

@@ -1,0 +1,83 @@
+"""From a configuration to a trained surface model in its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import undula
+from undula.errors import InputError
+from undula.io.datasets import Dataset
+from undula.learn.fit import FitConfig, fit
+from undula.learn.progress import Progress
+from undula.surface.losses import LossConfig
+from undula.surface.model import SurfaceModelConfig
+from undula.surface.task import BatchConfig, SurfaceTask
+from undula.surface.trained import TrainedSurface, trivial_rows
+
+
+def train(
+    datasets: Sequence[Dataset],
+    out: Path,
+    *,
+    model: SurfaceModelConfig,
+    loss: LossConfig,
+    batch: BatchConfig,
+    fit_config: FitConfig,
+    progress: Progress,
+) -> TrainedSurface:
+    """Train a surface model and write it, with its trivial rows, into its run folder.
+
+    Args:
+        datasets: One per protein.
+        out: The run folder; a run that was stopped goes on.
+        model: Sizes and choices.
+        loss: Weights of the losses.
+        batch: What a step sees.
+        fit_config: The loop.
+        progress: Told how it goes.
+
+    Raises:
+        InputError: The data sets differ in probe, or hold no training frame.
+    """
+    probes = {float(d.manifest["request"]["rules"]["probe"]) for d in datasets}
+    if len(probes) != 1:
+        raise InputError(f"the data sets were made with different probes: {sorted(probes)} Å")
+    (probe,) = probes
+    task = SurfaceTask(datasets, model, loss, batch, seed=fit_config.seed)
+    described = {
+        "model": task.module.describe(),
+        "loss": asdict(loss),
+        "batch": asdict(batch),
+        "data": [dataset.sha256 for dataset in datasets],
+    }
+    result = fit(task, fit_config, out, progress=progress, configuration=described)
+    blur, statics = trivial_rows(task, datasets, probe)
+    trained = TrainedSurface(
+        model=task.module.cpu().eval(),
+        blur=blur,
+        averaged=statics,
+        provenance=_provenance(task, datasets, probe, fit_config, result.step),
+    )
+    trained.save(out)
+    return trained
+
+
+def _provenance(
+    task: SurfaceTask, datasets: Sequence[Dataset], probe: float, fit_config: FitConfig, step: int
+) -> dict[str, Any]:
+    return {
+        "undula": undula.__version__,
+        "probe": probe,
+        "steps": step,
+        "training_frames": len(task.training),
+        "validation_frames": len(task.validation),
+        "data": [
+            {"name": dataset.structure.name, "sha256": dataset.sha256} for dataset in datasets
+        ],
+        "loss": asdict(task.loss_config),
+        "batch": asdict(task.batch_config),
+        "fit": asdict(fit_config),
+    }

@@ -1,0 +1,193 @@
+"""Forecasts as files for people and programs: page, meshes, report, tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from undula import atomic
+from undula.errors import Notice, UsageError
+from undula.io.meshes import write_ply
+from undula.report.table import Metric, Row, Table
+from undula.surface.evaluation import Evaluation
+from undula.surface.forecast import MovingSurface
+from undula.types import Mesh
+from undula.viz.figures import score_figure, strip_figure
+from undula.viz.page import Page, write_page
+
+FORMATS = ("html", "ply")
+METRICS = (
+    Metric(key="iou", label="IoU"),
+    Metric(key="chamfer_angstrom", label="Chamfer Å", higher_is_better=False),
+    Metric(key="hausdorff_95_angstrom", label="Hausdorff 95% Å", higher_is_better=False, digits=2),
+    Metric(key="f_score_1A", label="F-score 1 Å"),
+    Metric(key="normal_consistency_both", label="NC both ways"),
+    Metric(key="iou_dsr", label="IoU (DSR)"),
+    Metric(key="chamfer_dsr", label="CD (DSR)", higher_is_better=False, digits=4),
+    Metric(key="chamfer_paper", label="CD (paper)", higher_is_better=False, digits=4),
+    Metric(key="normal_consistency_dsr", label="NC (DSR)"),
+    Metric(key="normal_consistency_paper", label="NC (paper)"),
+    Metric(key="volume_error", label="volume error", higher_is_better=False),
+    Metric(key="area_error", label="area error", higher_is_better=False),
+)
+"""Columns of a surface table; the first one judges."""
+SCALAR_LABEL = "distance from the first frame's surface, Å"
+
+
+def export(
+    moving: MovingSurface,
+    folder: Path,
+    *,
+    formats: Sequence[str] = ("html",),
+    level: float = 0.0,
+) -> list[Notice]:
+    """Write a forecast and its exports into a folder.
+
+    Args:
+        moving: The forecast.
+        folder: The result folder.
+        formats: None to write no mesh; "html" for ``index.html``, "ply" for ``meshes/mesh-0000.ply`` and so on, with
+            the displacement as vertex scalar.
+        level: Of the level set, Å.
+
+    Returns:
+        Notices about empty level sets; with those of the forecast they stand in ``report.json``.
+
+    Raises:
+        UsageError: An unknown format.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"there is no format {unknown[0]}; there are {', '.join(FORMATS)}")
+    moving.save(folder)
+    times_ps = moving.times_ps if formats else ()
+    meshes = [moving.mesh(time, level=level) for time in times_ps]
+    notices = [
+        Notice(
+            code="empty-level-set",
+            message=f"the level set {level:g} Å does not exist at {time:g} ps",
+            place=f"{time:g} ps",
+        )
+        for time, mesh in zip(times_ps, meshes, strict=True)
+        if mesh.is_empty
+    ]
+    if "ply" in formats:
+        for index, mesh in enumerate(meshes):
+            write_ply(folder / "meshes" / f"mesh-{index:04d}.ply", mesh)
+    if "html" in formats:
+        write_page(
+            folder / "index.html", page(moving, times_ps, meshes, None, [*notices])
+        )
+    atomic.write_json(
+        folder / "report.json",
+        {
+            "structure": moving.structure.name,
+            "atoms": len(moving.structure),
+            "times_ps": list(moving.times_ps),
+            "empty_level_sets": len(notices),
+            "notices": [notice.as_dict() for notice in [*moving.notices, *notices]],
+        },
+    )
+    return notices
+
+
+def surface_table(moving: MovingSurface, evaluation: Evaluation) -> Table:
+    """Return the table of an evaluation."""
+    return Table(
+        title=f"{moving.structure.name}: moving surface, {len(evaluation.times_ps)} frames "
+        f"from {evaluation.times_ps[0]:g} to {evaluation.times_ps[-1]:g} ps, mean ± std",
+        metrics=METRICS,
+        rows=tuple(
+            Row(name=name, kind=evaluation.kinds[name], values=scores)
+            for name, scores in evaluation.scores.items()
+        ),
+        times_ps=evaluation.times_ps,
+    )
+
+
+def write_evaluation(moving: MovingSurface, evaluation: Evaluation, folder: Path) -> Table:
+    """Write an evaluation into a result folder and return its table.
+
+    ``evaluation.json``, ``scores.csv``, ``scores.md``, ``score.png`` (score over time),
+    ``strip.png`` (truth above forecast, the paper's Figure 2) and the page with truth beside
+    forecast.
+    """
+    table = surface_table(moving, evaluation)
+    judge = table.metrics[0]
+    series = {row.name: list(row.values[judge.key]) for row in table.rows}
+    atomic.write_json(
+        folder / "evaluation.json",
+        table.as_dict() | {"notices": [notice.as_dict() for notice in evaluation.notices]},
+    )
+    atomic.write(folder / "scores.csv", table.csv())
+    atomic.write(folder / "scores.md", table.markdown())
+    score_figure(folder / "score.png", list(evaluation.times_ps), series, judge.label)
+    chosen = _spread(len(evaluation.times_ps), 5)
+    strip_figure(
+        folder / "strip.png",
+        [evaluation.times_ps[i] for i in chosen],
+        [evaluation.truth[i] for i in chosen],
+        [evaluation.forecast[i] for i in chosen],
+        scalar_label=SCALAR_LABEL,
+    )
+    shown = page(
+        moving, evaluation.times_ps, evaluation.forecast, evaluation.truth, [], table=table
+    )
+    write_page(folder / "index.html", shown)
+    return table
+
+
+def page(
+    moving: MovingSurface,
+    times_ps: Sequence[float],
+    forecast: list[Mesh],
+    truth: list[Mesh] | None,
+    notices: list[Notice],
+    *,
+    table: Table | None = None,
+) -> Page:
+    """Return the page of a forecast.
+
+    Args:
+        moving: The forecast.
+        times_ps: Of the meshes.
+        forecast: Meshes.
+        truth: True meshes at the same times, or none.
+        notices: To tell beside those of the forecast.
+        table: Scores, if there is a truth.
+    """
+    provenance = moving.trained.provenance
+    notes = [
+        f"Model: DSR, trained for {provenance['steps']} steps on "
+        f"{provenance['training_frames']} frames up to {moving.trained.model.horizon_ps:g} ps.",
+        "It knows only the protein it was trained on.",
+        *(str(notice) for notice in [*moving.notices, *notices]),
+    ]
+    scores: list[tuple[str, dict[str, str]]] = []
+    series: dict[str, list[float]] | None = None
+    if table is not None:
+        notes = [*table.verdicts(), *notes]
+        columns = [METRICS[0], METRICS[1], METRICS[4]]
+        for line in table.cells(columns)[1:]:
+            labels = [column.label for column in columns]
+            scores.append((line[0], dict(zip([*labels, "skill"], line[1:], strict=True))))
+        series = {row.name: list(row.values[METRICS[0].key]) for row in table.rows}
+    return Page(
+        title=f"{moving.structure.name}: moving surface",
+        times_ps=list(times_ps),
+        forecast=forecast,
+        truth=truth,
+        scalar="displacement",
+        scalar_label=SCALAR_LABEL,
+        scores=scores,
+        score_series=series,
+        score_label=METRICS[0].label,
+        notes=notes,
+    )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return up to ``most`` indices, evenly spaced from the first to the last of ``count``."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
