@@ -1,3 +1,70 @@
-"""undula: continuous-time forecasting of molecular motion."""
+"""undula: continuous-time forecasting of molecular motion.
+
+The names below are loaded when first used, so that ``import undula`` is quick and starts nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from undula.data.prepare import prepare
+    from undula.errors import InputError, MachineError, Notice, UndulaError, UsageError
+    from undula.io.datasets import open_dataset
+    from undula.io.inspection import inspect
+    from undula.io.structures import load_structure
+    from undula.io.trajectories import load_trajectory
+    from undula.surface.evaluation import evaluate
+    from undula.surface.forecast import MovingSurface, forecast
+    from undula.surface.trained import TrainedSurface
+    from undula.viz.export import export
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "InputError": "undula.errors",
+    "MachineError": "undula.errors",
+    "MovingSurface": "undula.surface.forecast",
+    "Notice": "undula.errors",
+    "TrainedSurface": "undula.surface.trained",
+    "UndulaError": "undula.errors",
+    "UsageError": "undula.errors",
+    "evaluate": "undula.surface.evaluation",
+    "export": "undula.viz.export",
+    "forecast": "undula.surface.forecast",
+    "inspect": "undula.io.inspection",
+    "load_structure": "undula.io.structures",
+    "load_trajectory": "undula.io.trajectories",
+    "open_dataset": "undula.io.datasets",
+    "prepare": "undula.data.prepare",
+}
+
+__all__ = [
+    "InputError",
+    "MachineError",
+    "MovingSurface",
+    "Notice",
+    "TrainedSurface",
+    "UndulaError",
+    "UsageError",
+    "__version__",
+    "evaluate",
+    "export",
+    "forecast",
+    "inspect",
+    "load_structure",
+    "load_trajectory",
+    "open_dataset",
+    "prepare",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'undula' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

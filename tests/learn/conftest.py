@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from undula.errors import Notice
-from undula.learn.fit import FitConfig, FitResult, fit
+from undula.learn.fit import FitResult, fit
+from undula.learn.recipe import FitConfig
 from undula.learn.task import ParameterGroup
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from undula import atomic
-from undula.errors import InputError, UsageError
+from undula.errors import InputError, MachineError, UsageError
 from undula.learn.checkpoint import checkpoint_place, load_weights
-from undula.learn.fit import DivergedError, FitConfig, batch_seed, fit, learning_rate
+from undula.learn.fit import DivergedError, fit
 from undula.learn.interruption import Interrupted
 from undula.learn.progress import SilentProgress
+from undula.learn.recipe import FitConfig, batch_seed
 from undula.learn.task import ParameterGroup
 
 AVERAGED = {"ema_decay": 0.9, "clip_norm": 1.0, "keep": "best", "monitor": "error"}
@@ -136,20 +137,24 @@ def test_a_signal_ends_the_step_stores_it_and_raises(
     assert outcome(tmp_path / "stopped") == whole(**AVERAGED)
 
 
-def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(line, train, tmp_path, whole):
+@pytest.mark.parametrize("settings", [{}, AVERAGED])
+@pytest.mark.parametrize("step", [0, 5, 20])
+def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
+    line, train, tmp_path, whole, step, settings
+):
     task, evaluations = line(), []
 
-    def stop_at_the_second() -> None:
-        evaluations.append(1)
-        if len(evaluations) == 2:
+    def stop_once() -> None:
+        evaluations.append(5 * len(evaluations))
+        if evaluations[-1] == step:
             signal.raise_signal(signal.SIGTERM)
             pytest.fail("the evaluation went on")
 
-    task.at_evaluation = stop_at_the_second
-    with pytest.raises(Interrupted, match="stopped at step 5"):
-        train(task, tmp_path / "stopped", **AVERAGED)
-    train(line(), tmp_path / "stopped", **AVERAGED)
-    assert outcome(tmp_path / "stopped") == whole(**AVERAGED)
+    task.at_evaluation = stop_once
+    with pytest.raises(Interrupted, match=f"stopped at step {step};"):
+        train(task, tmp_path / "stopped", **settings)
+    train(line(), tmp_path / "stopped", **settings)
+    assert outcome(tmp_path / "stopped") == whole(**settings)
 
 
 def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(
@@ -283,15 +288,27 @@ def test_micro_batches_average_their_losses(line, train, tmp_path):
     assert record["loss.drawn"] == pytest.approx(sum(drawn) / 3)
 
 
-def test_decay_spares_nothing_and_clipping_bounds_the_gradient(line, train, tmp_path):
+def test_weight_decay_shrinks_weights_that_nothing_pulls_at(line, train, tmp_path):
     class Still(line):
         def loss(self, batch, step):
-            return 1e9 * sum(p.sum() for p in self.module.parameters()) * 0, {}
+            return 0 * sum(p.sum() for p in self.module.parameters()), {}
 
     task = Still()
     before = task.module["network"][0].weight.detach().clone()
     train(task, tmp_path, weight_decay=0.5, schedule="constant", steps=1)
     torch.testing.assert_close(task.module["network"][0].weight.detach(), before * (1 - 0.5e-2))
+
+
+def test_clipping_bounds_the_gradient_but_records_its_length(line, train, tmp_path):
+    moved, lengths = {}, {}
+    for longest in (None, 1e-12):
+        task = line()
+        start = task.module["network"][0].weight.detach().clone()
+        result = train(task, tmp_path / str(longest), clip_norm=longest, steps=1, record_every=1)
+        moved[longest] = (task.module["network"][0].weight - start).abs().max().item()
+        lengths[longest] = result.history["training"][0]["gradient_norm"]
+    assert moved[1e-12] < 1e-3 * moved[None]
+    assert lengths[1e-12] == lengths[None] > 1e-3
 
 
 def test_keeps_the_best_weights_and_not_the_last(line, train, tmp_path):
@@ -329,6 +346,15 @@ def test_evaluates_and_keeps_the_averaged_weights(line, train, tmp_path):
     assert seen[-1] == average["codes.weight"].item() != raw["codes.weight"].item()
 
 
+def test_finds_out_before_the_first_step_that_the_folder_cannot_be_written(
+    line, train, tmp_path, recorder
+):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineError, match="cannot write"):
+        train(line(), tmp_path / "file" / "run")
+    assert recorder.events == []
+
+
 def test_names_the_nearest_measure(line, train, tmp_path):
     with pytest.raises(UsageError, match=r"no 'eror'; the nearest is 'error'"):
         train(line(), tmp_path, keep="best", monitor="eror")
@@ -357,56 +383,14 @@ def test_trains_in_bfloat16(line, train, tmp_path):
     assert task.module["network"][0].weight.dtype == torch.float32
 
 
-def test_the_rate_has_its_closed_form():
-    cosine = FitConfig(steps=110, learning_rate=1.0, warmup_steps=10)
-    assert [learning_rate(cosine, step) for step in (0, 9, 10, 60)] == pytest.approx(
-        [0.1, 1.0, 1.0, 0.5]
-    )
-    assert 0 < learning_rate(cosine, 109) < 1e-3
-    constant = FitConfig(steps=10, learning_rate=0.3, schedule="constant")
-    assert {learning_rate(constant, step) for step in range(10)} == {0.3}
-    halving = FitConfig(steps=4000, learning_rate=1.0, schedule="halving", halve_every=200)
-    assert learning_rate(halving, 199) == 1.0
-    assert learning_rate(halving, 3999) == 0.5**19
-
-
-def test_batch_seeds_differ_in_every_argument():
-    seeds = {
-        batch_seed(a, b, c, d)
-        for a in range(4)
-        for b in range(4)
-        for c in range(4)
-        for d in range(4)
-    }
-    assert len(seeds) == 4**4
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"learning_rate": math.nan}, "learning_rate must be positive"),
-        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
-        ({"ema_decay": 1.0}, "ema_decay"),
-        ({"schedule": "halving"}, "halve_every"),
-        ({"halve_every": 3}, "halve_every"),
-        ({"keep": "best"}, "monitor"),
-        ({"monitor": "error"}, "monitor"),
-    ],
-)
-def test_refuses_what_cannot_be_meant(changes, words):
-    with pytest.raises(UsageError, match=words):
-        FitConfig(**{"steps": 10, **changes})
-
-
 SCRIPT = textwrap.dedent(
     """
     import sys
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     from conftest import SETTINGS, Line
-    from undula.learn.fit import FitConfig, fit
+    from undula.learn.fit import fit
+    from undula.learn.recipe import FitConfig
     from undula.learn.interruption import Interrupted
     from undula.learn.progress import progress_on
     import os, signal

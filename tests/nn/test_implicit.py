@@ -185,6 +185,26 @@ def test_a_zero_last_layer_gives_exactly_zero():
     assert network.last.weight.grad.any()
 
 
+def test_learns_a_box_from_distances_and_normals():
+    config = ImplicitConfig(depth=3, width=64, skip_at=2, beta=20.0, harmonics="solid", degree=3)
+    network = ImplicitNetwork(config, generator())
+    draw = generator(8)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(150):
+        points = (2 * torch.rand(256, 3, generator=draw) - 1).requires_grad_()
+        outside = points.abs() - torch.tensor([0.8, 0.5, 0.3])
+        distance = outside.clamp_min(0).norm(dim=1) + outside.max(dim=1).values.clamp_max(0)
+        (normals,) = torch.autograd.grad(distance.sum(), points)
+        value, gradient = network.value_and_gradient(points.detach(), torch.zeros(0))
+        loss = (value - distance.detach()).abs().mean()
+        optimizer.zero_grad()
+        (loss + 0.1 * (gradient - normals).norm(dim=1).mean()).backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
 def test_the_same_generator_gives_the_same_network():
     first, second = (ImplicitNetwork(SMALL, generator(5)).state_dict() for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)

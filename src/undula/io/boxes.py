@@ -42,4 +42,4 @@ def widths(boxes: Float[np.ndarray, "*boxes 3 3"]) -> Float[np.ndarray, " *boxes
     areas = np.linalg.norm(normals, axis=-1).max(axis=-1)
     volume = np.abs((a * normals[..., 0, :]).sum(axis=-1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.nan_to_num(np.where(areas > 0, volume / areas, 0.0), posinf=0.0)
+        return np.asarray(np.nan_to_num(np.where(areas > 0, volume / areas, 0.0), posinf=0.0))

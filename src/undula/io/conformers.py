@@ -8,8 +8,9 @@ Rules:
 - A residue takes one conformation throughout: that of the highest mean occupancy, then that with
   more atoms, then the first (``highest``); or the first (``first``); or the one with the given
   label where the residue has it. Conformations may differ in residue name (microheterogeneity).
-- A name that is still there twice is a duplicate in proteins, of which the first is kept, and
-  starts a new residue elsewhere (waters that are all called ``HOH 1``).
+- A name that is still there twice, less than 3 Å apart, is a duplicate in proteins, of which the
+  first is kept. It starts a new residue where the copies are farther apart, and in everything
+  that is no protein (waters that are all called ``HOH 1``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import numpy as np
 from undula.errors import Notice, UsageError
 from undula.io.atom_table import AtomTable
 from undula.io.residues import kind_of_residue
+
+FARTHEST_DUPLICATE = 3.0
+"""Å; atoms of one name farther apart belong to different residues with the same number."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,28 +137,24 @@ def _conformation(table: AtomTable, group: np.ndarray, altloc: str, count: _Coun
 
 def _without_repeats(table: AtomTable, rows: np.ndarray, count: _Count) -> list[Residue]:
     names = [name.strip() for name in table.name_columns[rows].tolist()]
-    kind = kind_of_residue(str(table.residue_names[rows[0]]), names, table.positions[rows])
     if len(set(names)) == len(names):
-        return [Residue(rows=rows, kind=kind)]
-    if kind == "protein":
-        _, first = np.unique(names, return_index=True)
-        kept = np.sort(first)
-        count.duplicates += np.delete(rows, kept).tolist()
-        return [Residue(rows=rows[kept], kind=kind)]
-    starts = []
-    seen: set[str] = set()
-    for index, name in enumerate(names):
-        if name in seen:
-            starts.append(index)
-            seen.clear()
-        seen.add(name)
-    found = []
-    for part in np.split(rows, starts):
-        part_names = [name.strip() for name in table.name_columns[part].tolist()]
-        name = str(table.residue_names[part[0]])
-        part_kind = kind_of_residue(name, part_names, table.positions[part])
-        found.append(Residue(rows=part, kind=part_kind))
-    return found
+        return [_residue(table, rows, names)]
+    is_protein = _residue(table, rows, names).kind == "protein"
+    parts: list[dict[str, int]] = [{}]
+    for row, name in zip(rows.tolist(), names, strict=True):
+        if name in parts[-1]:
+            apart = np.linalg.norm(table.positions[row] - table.positions[parts[-1][name]])
+            if is_protein and apart < FARTHEST_DUPLICATE:
+                count.duplicates.append(row)
+                continue
+            parts.append({})
+        parts[-1][name] = row
+    return [_residue(table, np.array(list(part.values())), list(part)) for part in parts]
+
+
+def _residue(table: AtomTable, rows: np.ndarray, names: list[str]) -> Residue:
+    kind = kind_of_residue(str(table.residue_names[rows[0]]), names, table.positions[rows])
+    return Residue(rows=rows, kind=kind)
 
 
 def _notices(table: AtomTable, count: _Count) -> list[Notice]:

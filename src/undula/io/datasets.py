@@ -65,13 +65,15 @@ def read_structure(folder: Path) -> Structure:
     positions = _load_array(folder / "structure.npy")
     try:
         box = described["box"]
+        labels: dict[str, Any] = {
+            label: np.array(described[label], dtype=str) for label in _LABELS
+        } | {label: np.array(described[label], dtype=np.int64) for label in _NUMBERS}
         return Structure(
             name=described["name"],
             positions=torch.from_numpy(np.array(positions)),
             file_atoms=described["file_atoms"],
             box=None if box is None else torch.tensor(box, dtype=torch.float64),
-            **{label: np.array(described[label], dtype=str) for label in _LABELS},
-            **{label: np.array(described[label], dtype=np.int64) for label in _NUMBERS},
+            **labels,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / 'structure.json'} is damaged: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ class Frames:
     velocities: Float[np.ndarray, "frames atoms 3"] | None = None
 
 
+@runtime_checkable
 class FrameFile(Protocol):
     """A trajectory file whose headers were all read and found sound."""
 
@@ -54,9 +55,10 @@ class FrameFile(Protocol):
         """What is odd about the file."""
 
     def read(self, frames: Int[np.ndarray, " some"], atoms: Int[np.ndarray, " few"]) -> Frames:
-        """Read some atoms of some frames, both in the given ascending order."""
+        """Read some atoms of some frames, both in the given order."""
 
 
+@runtime_checkable
 class FrameHeader(Protocol):
     """What the walk over a file needs to know of a frame."""
 

@@ -13,8 +13,8 @@ assumed or guessed is counted in a `Notice` of the structure.
 4.  An element that is missing or no element is guessed from the atom's name. If an atom to be
     kept has no known element even then, the file is refused.
 5.  Lengths are in the unit of the format (GRO nm, else Å). If neighbouring atoms are less than
-    0.6 Å apart in the median the file is refused and the option for nm is named.
-    If neighbouring Cα are over 20 Å apart in the median, the option for Å is named.
+    0.6 Å apart in the median the file is refused and the option for nm is named; if those of
+    a protein are over 6 Å apart, the option for Å.
 6.  Refused as well: an extent beyond 5,000 Å (of all atoms in the file), and two atoms of one
     residue less than 0.05 Å apart. Of two such atoms in different residues the later is dropped.
 7.  Counted only: missing heavy atoms, residues without Cα, breaks of the chain (C–N over 2.0 Å,
@@ -55,9 +55,8 @@ LARGEST_EXTENT = 5_000.0
 """Å; beyond the largest virus particles, and small enough to reject an atom gone astray."""
 CLOSEST_ATOMS = 0.05
 """Å; atoms closer than this are one atom listed twice, or damage."""
-SMALLEST_SPACING, LARGEST_SPACING = 0.6, 20.0
-"""Å; a median distance to the nearest atom below, or between neighbouring Cα above, means that
-the unit of length is another one."""
+SMALLEST_SPACING, LARGEST_SPACING = 0.6, 6.0
+"""Å; a median distance to the nearest atom that is not between these means another unit."""
 LONGEST_PEPTIDE_BOND = 2.0
 """Å; a longer C–N distance is a break of the chain."""
 
@@ -306,17 +305,21 @@ def _check_extent(table: AtomTable, rows: np.ndarray) -> None:
 
 def _check_unit(table: AtomTable, kept: _Kept) -> None:
     positions = np.unique(table.positions[kept.rows], axis=0)
+    if len(positions) < 4:
+        return
+    distance = np.asarray(cKDTree(positions).query(positions, k=2)[0])
+    nearest = float(np.median(distance[:, 1]))
+    if SMALLEST_SPACING < nearest < LARGEST_SPACING or nearest < CLOSEST_ATOMS:
+        return
     alpha = _alpha_distances(table, kept)
-    between = f"the median distance of neighbouring Cα is {np.median(alpha or [0]):.3g} Å"
-    if len(positions) > 3:
-        distance = np.asarray(cKDTree(positions).query(positions, k=2)[0])
-        nearest = float(np.median(distance[:, 1]))
-        if CLOSEST_ATOMS < nearest < SMALLEST_SPACING:
-            if not alpha:
-                between = f"the median distance to the nearest atom is {nearest:.3g} Å"
-            raise InputError(f"{table.path}: {between}; use --length-unit nm")
-    if alpha and np.median(alpha) > LARGEST_SPACING:
-        raise InputError(f"{table.path}: {between}; use --length-unit angstrom")
+    if nearest > LARGEST_SPACING and not alpha:
+        return  # A thin gas may be like this.
+    spacing = np.median(alpha) if alpha else nearest
+    between = "between neighbouring Cα" if alpha else "to the nearest atom"
+    unit = "nm" if nearest < SMALLEST_SPACING else "angstrom"
+    raise InputError(
+        f"{table.path}: the median distance {between} is {spacing:.3g} Å; use --length-unit {unit}"
+    )
 
 
 def _without_coincident(table: AtomTable, kept: _Kept) -> tuple[_Kept, list[Notice]]:

@@ -226,7 +226,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Notice]]:
     damaged: InputError | None = None
     for place in reversed(_places(folder)):
         if not (place / _MANIFEST).exists():
-            text = "this checkpoint was not finished when the run was stopped and is passed over"
+            text = "this checkpoint was not finished when the run was stopped and is not used"
             notices.append(Notice(code="checkpoint-unfinished", message=text, place=str(place)))
             continue
         try:
@@ -235,7 +235,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[Notice]]:
             raise
         except InputError as error:
             damaged = damaged or error
-            text = f"this checkpoint is passed over: {error}"
+            text = f"this checkpoint is not used: {error}"
             notices.append(Notice(code="checkpoint-damaged", message=text, place=str(place)))
     if damaged is not None:
         raise InputError(

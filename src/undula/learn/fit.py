@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import math
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from undula.learn.checkpoint import (
 )
 from undula.learn.interruption import Interrupted, Interruption, StopNow
 from undula.learn.progress import Progress, SilentProgress
+from undula.learn.recipe import FitConfig, batch_seed, check_same, learning_rate
 from undula.learn.task import Task, moved
 
 Result = TypeVar("Result")
@@ -44,78 +45,8 @@ class DivergedError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How to train.
-
-    Attributes:
-        steps: Optimiser steps (AdamW) in all.
-        learning_rate: Its highest value, for groups of factor 1.
-        schedule: ``constant``, ``cosine`` (to zero at the end) or ``halving``.
-        halve_every: Steps between two halvings; only for ``halving``.
-        warmup_steps: Steps over which the rate rises linearly from nearly zero.
-        weight_decay: AdamW's decay per unit of learning rate.
-        clip_norm: Longest gradient that is taken as it is; None for no limit.
-        ema_decay: Decay of the moving average of the weights, which is then what is evaluated
-            and kept at the end; 0 for none.
-        micro_batches: Batches per step, one after the other, whose losses are averaged: bounds
-            the memory, and on CPUs keeps tensors under the 32 MB beyond which they are slow.
-        record_every: Steps between two entries of the training record, each a mean.
-        evaluate_every: Steps between two evaluations; also before the first step, after the last.
-        checkpoint_every: Steps between two checkpoints; also after the last step.
-        keep: Whether the final weights are the ``last`` or those of the ``best`` evaluation.
-        monitor: The measure that decides what is best; only for ``best``.
-        minimise: Whether less of it is better.
-        precision: ``32-true``, or ``bf16-mixed`` for faster and coarser.
-        accelerator: ``auto``, ``cpu``, ``cuda`` or another that Lightning Fabric knows.
-        devices: How many on each machine, or ``auto`` for all.
-        nodes: How many machines.
-        strategy: How they share the work, in Fabric's words; ``auto`` is DDP for several.
-        seed: Root of all chance.
-    """
-
-    steps: int
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine", "halving"] = "cosine"
-    halve_every: int | None = None
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    ema_decay: float = 0.0
-    micro_batches: int = 1
-    record_every: int = 50
-    evaluate_every: int = 500
-    checkpoint_every: int = 500
-    keep: Literal["best", "last"] = "last"
-    monitor: str | None = None
-    minimise: bool = True
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    accelerator: str = "auto"
-    devices: int | str = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        at_least = {"steps": 1, "micro_batches": 1, "record_every": 1, "evaluate_every": 1}
-        at_least |= {"checkpoint_every": 1, "nodes": 1, "warmup_steps": 0, "weight_decay": 0}
-        for name, least in at_least.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip_norm", "halve_every"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"{name} must be positive, not {value}")
-        if not 0 <= self.ema_decay < 1:
-            raise UsageError(f"ema_decay must be at least 0 and below 1, not {self.ema_decay}")
-        if (self.schedule == "halving") != (self.halve_every is not None):
-            raise UsageError("halve_every belongs to the schedule halving, and only to that")
-        if (self.keep == "best") != (self.monitor is not None):
-            raise UsageError("monitor names the measure for keep=best, and only for that")
-
-
-@dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a training left behind; the module holds the final weights.
+    """What a training left behind; the module holds the final weights, in evaluation mode.
 
     Attributes:
         step: The step the final weights are of.
@@ -189,37 +120,6 @@ def fit(
         return run.finish()
 
 
-def learning_rate(config: FitConfig, step: int) -> float:
-    r"""Compute the learning rate of one step for groups of factor 1.
-
-    .. math::
-        \eta_k = \eta \, \min(1, (k + 1) / w) \cdot \{1, \;
-        \tfrac12 (1 + \cos \pi \tfrac{k - w}{K - w}), \; 2^{-\lfloor k / h \rfloor}\}
-
-    Args:
-        config: The rate η, the steps K, the warm-up w, the halving period h, the schedule.
-        step: Steps done before this one, k.
-
-    Returns:
-        The rate; positive for every step of the run.
-    """
-    rate = config.learning_rate
-    if step < config.warmup_steps:
-        rate *= (step + 1) / config.warmup_steps
-    if config.schedule == "halving" and config.halve_every:
-        return rate * 0.5 ** (step // config.halve_every)
-    if config.schedule == "cosine" and step >= config.warmup_steps:
-        done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-        return rate * (1 + math.cos(math.pi * done)) / 2
-    return rate
-
-
-def batch_seed(seed: int, step: int, process: int = 0, micro_batch: int = 0) -> int:
-    """Compute the seed of one batch from the run's seed, so that chance has no memory."""
-    text = f"undula batch {seed} {step} {process} {micro_batch}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
 @dataclass(kw_only=True)
 class _Position:
     """Where a run stands, besides its tensors: the ``state.json`` of a checkpoint."""
@@ -270,12 +170,12 @@ class _Run:
             state = task.module.state_dict()
             self.average = {name: tensor.detach().clone() for name, tensor in state.items()}
         self.position = _Position()
-        self.saved = -1
+        self.saved = (-1, -1)
         self.stopping = False
         self.notices: list[Notice] = []
 
     def resume(self) -> None:
-        """Go to the newest valid checkpoint, if there is one."""
+        """Go to the newest valid checkpoint; if there is none, see whether one can be written."""
         found: Checkpoint | None = None
         if self.fabric.is_global_zero:
             found, notices = newest_checkpoint(self.folder)
@@ -283,17 +183,19 @@ class _Run:
                 self._notice(notice)
         step = self.fabric.broadcast(None if found is None else found.step)
         if step is None:
+            if self.fabric.is_global_zero:
+                atomic.write_json(self.folder / "history.json", self.position.history)
             return
         place = checkpoint_place(self.folder, step)
         found = found or load_checkpoint(place)
-        _check_same(found.state["configuration"], self.configuration, self.folder)
+        check_same(found.state["configuration"], self.configuration, self.folder)
         self.position = _Position(**found.state["position"])
         load_into(self.task.module, found.tensors["weights"], place / "weights.safetensors")
         restore_optimizer(self.optimizer, found.tensors["optimizer"], self.names)
         if self.average is not None:
             for name, tensor in found.tensors["average"].items():
                 self.average[name].copy_(tensor)
-        self.saved = step
+        self.saved = step, self.position.evaluated
         text = f"training goes on from step {step}"
         self._notice(Notice(code="training-resumed", message=text, place=str(self.folder)))
         self.fabric.barrier()
@@ -309,16 +211,17 @@ class _Run:
             if self._due(self.config.evaluate_every) and position.evaluated != position.step:
                 improved = self.evaluate()
             due = position.step > 0 and self._due(self.config.checkpoint_every)
-            if improved or ((due or self.stopping) and self.saved != position.step):
+            stored = self.saved == (position.step, position.evaluated)
+            if improved or ((due or self.stopping) and not stored):
                 self.save()
-            if position.step == self.config.steps:
-                return
             if self.stopping:
                 raise Interrupted(
                     f"training was stopped at step {position.step}; the same command goes on "
                     f"from there ({self.folder})",
-                    self.interruption.signal_number or 15,
+                    self.interruption.signal_number or signal.SIGTERM,
                 )
+            if position.step == self.config.steps:
+                return
             self.step()
 
     def step(self) -> None:
@@ -381,8 +284,8 @@ class _Run:
 
     def save(self) -> None:
         """Store a checkpoint and remove those that are no longer needed."""
-        step, earlier = self.position.step, self.saved
-        self.saved = step
+        step, earlier = self.position.step, self.saved[0]
+        self.saved = step, self.position.evaluated
         if not self.fabric.is_global_zero:
             return
         tensors = {
@@ -411,6 +314,7 @@ class _Run:
         kept = load_checkpoint(place).tensors
         tensors = kept.get("average", kept["weights"])
         load_into(self.task.module, tensors, place)
+        self.task.module.eval()
         measured = {m["step"]: m for m in position.history["validation"]}[chosen]
         metrics = {name: value for name, value in measured.items() if name != "step"}
         metadata = {"configuration": self.configuration, "step": chosen, "metrics": metrics}
@@ -506,22 +410,3 @@ def _groups(task: Task) -> tuple[list[str], list[float], list[dict[str, Any]]]:
         [group.learning_rate_factor for group in groups],
         [{"params": list(group.parameters)} for group in groups],
     )
-
-
-def _check_same(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to mix two configurations in one run; name the first key that differs."""
-    before, now = _flat(stored), _flat(present)
-    for key in sorted(before.keys() | now.keys()):
-        if key not in before or key not in now or before[key] != now[key]:
-            raise UsageError(
-                f"the run in {folder} has {key} = {before.get(key, 'nothing')!r}, now it is "
-                f"{now.get(key, 'nothing')!r}; use the same value, or another folder"
-            )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Write nested JSON objects as one, with dotted keys."""
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    nested = [_flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items()]
-    return {key: inner for part in nested for key, inner in part.items()}

@@ -33,7 +33,10 @@ class Task(Protocol):
         module: All that is learned; it also holds whatever must be stored with the weights.
     """
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """Return all that is learned and whatever must be stored with the weights."""
+        ...
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return every trainable parameter of the module, each in exactly one group."""

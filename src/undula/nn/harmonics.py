@@ -178,21 +178,22 @@ def _table(degree: int, dtype: torch.dtype, device: torch.device) -> _Table:
     ]
     row = {exponent: index for index, exponent in enumerate(exponents)}
     channels = _harmonic_polynomials(degree)
-    values = torch.zeros(len(exponents), len(channels), dtype=torch.float64)
+    values = [[0.0] * len(channels) for _ in exponents]
     lower = degree * (degree + 1) * (degree + 2) // 6
-    jacobian = torch.zeros(lower, len(channels), 3, dtype=torch.float64)
+    jacobian = [[0.0] * (3 * len(channels)) for _ in range(lower)]
     for channel, (norm, polynomial) in enumerate(channels):
         for exponent, coefficient in polynomial.items():
-            values[row[exponent], channel] = norm * float(coefficient)
+            values[row[exponent]][channel] = norm * float(coefficient)
             for axis, power in enumerate(exponent):
                 if power:
                     i, j, k = (n - (a == axis) for a, n in enumerate(exponent))
-                    jacobian[row[i, j, k], channel, axis] += norm * float(coefficient * power)
+                    slope = norm * float(coefficient * power)
+                    jacobian[row[i, j, k]][3 * channel + axis] = slope
     with torch.inference_mode(False):
         return _Table(
             torch.tensor(exponents, device=device).T,
-            values.to(device, dtype, copy=True),
-            jacobian.flatten(1).to(device, dtype, copy=True),
+            torch.tensor(values, dtype=dtype, device=device),
+            torch.tensor(jacobian, dtype=dtype, device=device).reshape(lower, 3 * len(channels)),
         )
 
 

@@ -107,15 +107,16 @@ class ImplicitNetwork(nn.Module):
     W_l, W_L            ``hidden[l - 1]``, ``last``
     ==================  ==========================================
 
-    Under autocast the terms of points and condition, and the derivatives of the features, keep
-    full precision: bfloat16 would round a coordinate of 27 Å by up to 0.06 Å. Give the
-    network at most some 4,096 points at a time on a CPU: tensors over 32 MB are 3-5 times
-    slower there.
+    Under autocast the terms of points and condition, the derivatives of the features and the
+    last layer keep full precision: bfloat16 would round a coordinate of 27 Å by up to 0.06 Å.
+    Give the network at most some 4,096 points at a time on a CPU: tensors over 32 MB are 3-5
+    times slower there.
 
-    Source: DSR (Sun et al.), ImplicitNet, after IGR (Gropp et al., 2020). Differs from it: the
-    last bias is fitted so that the field is 0 at the radius, where DSR sets it to −radius and
-    the softplus' own offset moves the surface; features beyond the coordinates and (see
-    ``condition_start``) the condition start with weight zero, so that the start is a sphere.
+    Source: DSR (code Sundw-818/DSR, ImplicitNet), after IGR (Gropp et al., 2020). Differs from
+    it: the last bias is fitted so that the field is 0 at the radius, where DSR sets it to
+    −radius and the softplus' own offset moves the surface; features beyond the coordinates and
+    (see ``condition_start``) the condition start with weight zero, so that the start is a
+    sphere.
     """
 
     def __init__(self, config: ImplicitConfig, generator: torch.Generator) -> None:
@@ -154,7 +155,8 @@ class ImplicitNetwork(nn.Module):
         with torch.autocast(points.device.type, enabled=False):
             features = self._features(points)
         hidden, _ = self._trunk(features, condition)
-        return self.last(hidden)[:, 0].to(points.dtype)
+        with torch.autocast(points.device.type, enabled=False):
+            return self.last(hidden.to(points.dtype))[:, 0]
 
     def value_and_gradient(
         self, points: Float[Tensor, "n 3"], condition: Float[Tensor, "n c"] | Float[Tensor, " c"]
@@ -181,7 +183,6 @@ class ImplicitNetwork(nn.Module):
         with torch.autocast(points.device.type, enabled=False):
             features, jacobian = self._features_and_jacobian(points)
         hidden, slopes = self._trunk(features, condition)
-        value = self.last(hidden)[:, 0]
         towards = self.last.weight * slopes[-1]
         by_features = torch.zeros_like(features)
         for layer in range(self.config.depth - 1, 0, -1):
@@ -192,8 +193,9 @@ class ImplicitNetwork(nn.Module):
             towards = (towards @ weight) * slopes[layer - 1]
         by_features = by_features + towards @ self.first.points
         with torch.autocast(points.device.type, enabled=False):
+            value = self.last(hidden.to(points.dtype))[:, 0]
             gradient = (by_features.to(points.dtype)[:, :, None] * jacobian).sum(dim=1)
-        return value.to(points.dtype), gradient
+        return value, gradient
 
     @property
     def _hidden(self) -> list[nn.Linear]:

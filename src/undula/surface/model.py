@@ -150,9 +150,8 @@ class SurfaceModel(nn.Module):
             InputError: The model was not trained on this protein.
         """
         found = sequence(structure)
-        for index, known in enumerate(self.sequences):
-            if known == found:
-                return index
+        if found in self.sequences:
+            return self.sequences.index(found)
         known = ", ".join(
             f"{name} ({len(residues)} residues)"
             for name, residues in zip(self.names, self.sequences, strict=True)

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+import undula
+from undula.cli.main import main
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_importing_undula_loads_neither_torch_nor_numpy():
+    found = python("import sys, undula; print([m for m in ('torch', 'numpy') if m in sys.modules])")
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    for name in undula.__all__:
+        assert getattr(undula, name) is not None
+    assert set(undula.__all__) <= set(dir(undula))
+    with pytest.raises(AttributeError, match="no attribute 'forcast'"):
+        undula.forcast  # noqa: B018
+
+
+def test_help_answers_at_once_and_loads_no_torch():
+    start = time.perf_counter()
+    found = python(
+        "import sys; from undula.cli.main import main; main(['--help']); "
+        "print([m for m in ('torch', 'lightning', 'numba') if m in sys.modules])"
+    )
+    assert "usage: undula COMMAND" in found.stdout
+    assert found.stdout.strip().endswith("[]")
+    assert time.perf_counter() - start < 3
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    assert main(["forcast"]) == 2
+    assert "did you mean forecast?" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == undula.__version__
