@@ -104,16 +104,16 @@ def test_a_killed_preparation_resumes_to_the_same_bytes(folder, peptide, tmp_pat
     topology, first, second = peptide
     out = tmp_path / "set"
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def say(_):
         nonlocal shards_done
         if shards_done == 0:
-            raise Killed
+            raise KilledError
         shards_done -= 1
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         prepare(topology, [first, second], out, CONFIG, holdout=[second], say=say)
     assert not (out / "manifest.json").exists()
     with pytest.raises(InputError, match="not complete"):

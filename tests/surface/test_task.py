@@ -107,9 +107,13 @@ def test_normalised_lengths_are_divided_by_the_scale(dataset):
     torch.testing.assert_close(lengths["angstrom"]["normal"], lengths["normalised"]["normal"])
 
 
-def test_training_needs_a_frame_after_the_first(dataset):
-    with pytest.raises(InputError, match="at least one frame after the first"):
-        task_of(dataset, until_ps=0.0)
+def test_a_static_structure_can_be_learned_without_base(dataset):
+    model = replace(MODEL, base="none")
+    task = task_of(dataset, model=model, until_ps=0.0)
+    assert len(task.training) == 1
+    assert task.module.shortest_ps == task.module.horizon_ps == 1.0
+    total, _ = task.loss(task.batch(0, torch.Generator().manual_seed(1)), 0)
+    assert torch.isfinite(total)
 
 
 def test_training_on_held_out_trajectories_alone_is_refused(dataset):

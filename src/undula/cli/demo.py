@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from undula.cli.options import parse, parser
+from undula.cli.options import flush_denormals, parse, parser
 
 
 def run(words: Sequence[str]) -> int:
@@ -30,6 +30,7 @@ def run(words: Sequence[str]) -> int:
     from undula.surface.trained import TrainedSurface
     from undula.viz.export import export, write_evaluation
 
+    flush_denormals()
     topology, trajectory, model = villin()
     out = Path(options.out)
     print("reading villin (1VII, 36 residues) and its simulation of 500 ps", file=sys.stderr)

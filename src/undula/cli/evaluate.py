@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from undula.cli.options import parse, parser
+from undula.cli.options import flush_denormals, parse, parser
 
 
 def run(words: Sequence[str]) -> int:
@@ -15,6 +15,9 @@ def run(words: Sequence[str]) -> int:
     p = parser("evaluate", "Score a forecast against a trajectory, beside the trivial forecasts.")
     p.add_argument("result", help="result folder of undula forecast")
     p.add_argument("--truth", required=True, help="the trajectory that starts at the structure")
+    p.add_argument(
+        "--topology", help="structure file of the truth, if its atoms are not the forecast's"
+    )
     p.add_argument("--samples", type=int, default=20_000, help="per mesh, for the distances")
     p.add_argument("--spacing", type=float, default=1.0, help="of the lattice for IoU, Å")
     p.add_argument("--seed", type=int, default=0, help="of the samples")
@@ -26,8 +29,9 @@ def run(words: Sequence[str]) -> int:
     from undula.surface.forecast import MovingSurface
     from undula.viz.export import write_evaluation
 
+    flush_denormals()
     moving = MovingSurface.load(Path(options.result))
-    truth = load_trajectory(moving.structure, Path(options.truth))
+    truth = load_trajectory(options.topology or moving.structure, Path(options.truth))
     config = EvaluationConfig(samples=options.samples, spacing=options.spacing, seed=options.seed)
     evaluation = evaluate(moving, truth, config)
     table = write_evaluation(moving, evaluation, Path(options.result))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from undula import units
-from undula.cli.options import STRUCTURE_OPTIONS, parse, parser
+from undula.cli.options import STRUCTURE_OPTIONS, flush_denormals, parse, parser
 from undula.errors import UsageError
 
 FORMATS = ("html", "ply")
@@ -44,6 +44,7 @@ def run(words: Sequence[str]) -> int:
     from undula.surface.trained import TrainedSurface
     from undula.viz.export import export
 
+    flush_denormals()
     structure = load_structure(
         Path(options.structure),
         chain=options.chain,

@@ -50,6 +50,13 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
         raise UsageError(_sentence(parser, str(error))) from error
 
 
+def flush_denormals() -> None:
+    """Let numbers below 1e-38 be zero: a trained softplus is eight times faster so."""
+    import torch
+
+    torch.set_flush_denormal(True)
+
+
 def _sentence(parser: ArgumentParser, message: str) -> str:
     text = " ".join(message.split()).replace("error: ", "")
     known = [action.dest for action in parser._actions]

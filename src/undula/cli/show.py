@@ -6,7 +6,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from undula.cli.options import parse, parser
+from undula.cli.options import flush_denormals, parse, parser
 from undula.errors import Notice
 
 
@@ -15,6 +15,9 @@ def run(words: Sequence[str]) -> int:
     p = parser("show", "Write the page of a forecast: one HTML file that needs no network.")
     p.add_argument("result", help="result folder of undula forecast")
     p.add_argument("--truth", help="a trajectory to show beside the forecast")
+    p.add_argument(
+        "--topology", help="structure file of the truth, if its atoms are not the forecast's"
+    )
     p.add_argument("--spacing", type=float, help="of the meshes, Å (default: the forecast's)")
     p.add_argument("-o", "--out", help="the page (default: RESULT/index.html)")
     p.add_argument("--open", action="store_true", help="open it in the browser")
@@ -26,12 +29,13 @@ def run(words: Sequence[str]) -> int:
     from undula.viz.export import page
     from undula.viz.page import write_page
 
+    flush_denormals()
     moving = MovingSurface.load(Path(options.result))
     spacing = options.spacing or moving.spacing
     times_ps, truth = moving.times_ps, None
     notices: tuple[Notice, ...] = ()
     if options.truth:
-        trajectory = load_trajectory(moving.structure, Path(options.truth))
+        trajectory = load_trajectory(options.topology or moving.structure, Path(options.truth))
         times_ps, truth, notices = true_meshes(moving, trajectory, spacing)
     meshes = [moving.mesh(time, spacing=spacing) for time in times_ps]
     path = Path(options.out) if options.out else Path(options.result) / "index.html"

@@ -49,7 +49,7 @@ class PrepareConfig:
         hydrogens: "drop" (the surface of heavy atoms) or "keep".
         heterogens: "drop" or "keep" ligands, ions and waters.
         altloc: "highest", "first" or a letter.
-        length_unit: "angstrom" or "nm", for structure files that do not keep their format's unit.
+        length_unit: "auto" (the format's own), "angstrom" or "nm".
         probe: Radius of the solvent probe, Å.
         spacing: About the distance between neighbouring surface points, Å.
         near: Labelled points per frame within a narrow Gaussian of the surface.
@@ -66,7 +66,7 @@ class PrepareConfig:
     hydrogens: str = "drop"
     heterogens: str = "drop"
     altloc: str = "highest"
-    length_unit: str = "angstrom"
+    length_unit: str = "auto"
     probe: float = 1.4
     spacing: float = 1.0
     near: int = 6144

@@ -23,15 +23,17 @@ SHORTEST_BOND = 0.7
 """Å; no two atoms bond this closely, H₂ (0.74) included."""
 LONGEST_BOND = 2.3
 """Å; beyond the longest bonds between the elements below (I–C 2.2)."""
-LEAST_STRAIN, LARGEST_STRAIN = {"bond": 0.3, "angle": 0.6}, 0.9
-"""Å; how far a distance over one or two bonds may be from its median over the frames, at least
-and at most."""
-STRAIN_IN_SPREADS = {"bond": 9.0, "angle": 12.0}
-"""Between these: so many times its spread (1.48 × median of the absolute deviations). In our 16
-trajectories bonds stay below 6 and angles below 11."""
+LEAST_STRAIN = {"bond": 0.3, "angle": 0.6, "plane": 0.6}
+MOST_STRAIN = {"bond": 0.9, "angle": 0.9, "plane": 2.0}
+STRAIN_IN_SPREADS = {"bond": 9.0, "angle": 12.0, "plane": 12.0}
+"""How far a measure may be from its median over the frames: so many times its spread (1.48 ×
+median of the absolute deviations), but at least and at most so much, in Å for the distances over
+one bond and two (an angle). In our 16 trajectories bonds stay below 6 spreads, angles below 11,
+planes below 11."""
 
 _COVALENT = frozenset("H D B C N O F SI P S CL AS SE BR I".split())  # noqa: SIM905
 _TOLERANCE = 0.3
+_PLANAR = 0.35
 _FEWEST_FRAMES = 5
 _BLOCK = 2**22
 
@@ -108,15 +110,40 @@ def angle_ends(bonds: Int[Tensor, "2 bonds"], atoms: int) -> Int[Tensor, "2 angl
     Returns:
         Atom indices, i < j, sorted.
     """
+    around = _neighbours(bonds, atoms)
+    ends = {(i, j) for some in around for i in some for j in some if i < j}
+    found = sorted(ends - {(i, j) for i, j in bonds.T.tolist()})
+    return torch.tensor(found, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+
+
+def _neighbours(bonds: Int[Tensor, "2 bonds"], atoms: int) -> list[list[int]]:
     neighbours: list[list[int]] = [[] for _ in range(atoms)]
     for i, j in bonds.T.tolist():
         neighbours[i].append(j)
         neighbours[j].append(i)
-    ends = {
-        (min(i, j), max(i, j)) for around in neighbours for i in around for j in around if i != j
-    }
-    found = sorted(ends - {(i, j) for i, j in bonds.T.tolist()})
-    return torch.tensor(found, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+    return neighbours
+
+
+def planar_centres(
+    positions: Float[Tensor, "frames atoms 3"],
+    bonds: Int[Tensor, "2 bonds"],
+    box: Float[Tensor, "frames 3 3"] | None = None,
+) -> Int[Tensor, "4 planes"]:
+    """List atoms with just three bonds that lie in a plane in most frames, and their neighbours.
+
+    Args:
+        positions: Å.
+        bonds: Atom indices.
+        box: Of the frames.
+
+    Returns:
+        Rows: the atom, then its neighbours.
+    """
+    around = _neighbours(bonds, positions.shape[1])
+    centres = [(atom, *some) for atom, some in enumerate(around) if len(some) == 3]
+    found = torch.tensor(centres, dtype=torch.int64).reshape(-1, 4).T.contiguous()
+    middle = _triple_product(positions, found, box).nanmedian(dim=1).values
+    return found[:, middle.abs() < _PLANAR]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,9 +151,10 @@ class BrokenFrames:
     """What `broken_frames` found.
 
     Attributes:
-        frames: Whether each frame has a distance that cannot be.
-        pair: The atoms of the worst distance.
-        distance: The worst distance, Å.
+        frames: Whether each frame has a geometry that cannot be.
+        kind: Of the worst finding: ``bond``, ``angle`` or ``plane``; empty if there is none.
+        atoms: Its atoms: two, or the centre and its three neighbours.
+        value: Its distance in Å, or the triple product of the directions of three bonds.
         frame: Its frame, from 0.
         everywhere: Bonds that are impossible in more than half of the frames: another order of
             atoms, or atoms that touch in the structure without a bond. They are not counted
@@ -134,8 +162,9 @@ class BrokenFrames:
     """
 
     frames: Bool[Tensor, " frames"]
-    pair: tuple[int, int]
-    distance: float
+    kind: str
+    atoms: tuple[int, ...]
+    value: float
     frame: int
     everywhere: Int[Tensor, "2 pairs"]
 
@@ -148,8 +177,9 @@ def broken_frames(
     """Find frames in which bonds have impossible lengths or atoms stand apart from the rest.
 
     A bond should measure 0.7 to 2.3 Å. With five frames and more, distances over one and two
-    bonds should also stay near their medians over all frames: within 9 and 12 times their spread,
-    where that is more than 0.3 Å and 0.6 Å, and in any case within 0.9 Å.
+    bonds, and flat centres of three bonds, should also stay near their medians over all frames
+    (`LEAST_STRAIN` and what follows it). An atom that turns about a bond, such as the last one
+    of a side chain, may do so by more than an ångström unseen.
 
     Args:
         positions: Å.
@@ -157,40 +187,50 @@ def broken_frames(
         box: If given, distances are those of the nearest images.
 
     Returns:
-        The frames and the worst distance; nothing is broken where there are no bonds.
+        The frames and the worst finding; nothing is broken where there are no bonds.
     """
     frames, atoms = positions.shape[:2]
     lasting = torch.cat([_lasts(positions, some, box) for some in _parts(bonds, frames)])
-    broken = torch.zeros(frames, dtype=torch.bool)
-    worst = (0.0, (0, 0), 0.0, 0)
     sound = bonds[:, lasting]
-    for kind, pairs in (("bond", sound), ("angle", angle_ends(sound, atoms))):
-        for some in _parts(pairs, frames):
-            distance = _distances(positions, some, box)
-            excess = torch.full_like(distance, -torch.inf)
+    broken = torch.zeros(frames, dtype=torch.bool)
+    worst: tuple[float, str, tuple[int, ...], float, int] = (0.0, "", (), 0.0, 0)
+    groups = {"bond": sound, "angle": angle_ends(sound, atoms)}
+    if frames >= _FEWEST_FRAMES:
+        groups["plane"] = planar_centres(positions, sound, box)
+    for kind, group in groups.items():
+        for some in _parts(group, frames):
+            measure = _triple_product if kind == "plane" else _distances
+            values = measure(positions, some, box)
+            excess = torch.full_like(values, -torch.inf)
             if kind == "bond":
-                excess = _bond_excess(distance)
+                excess = _bond_excess(values)
             if frames >= _FEWEST_FRAMES:
-                excess = torch.maximum(excess, _strain(distance, kind))
-            # A distance that is not finite is as broken as can be.
+                excess = torch.maximum(excess, _strain(values, kind))
+            # A value that is not finite is as broken as can be.
             excess = torch.nan_to_num(excess, nan=torch.inf)
             broken |= (excess > 0).any(dim=0)
             if excess.numel() and float(excess.max()) > worst[0]:
-                pair, frame = divmod(int(excess.argmax()), frames)
-                i, j = some[:, pair].tolist()
-                worst = (float(excess.max()), (i, j), float(distance[pair, frame]), frame)
+                row, frame = divmod(int(excess.argmax()), frames)
+                worst = (
+                    float(excess.max()),
+                    kind,
+                    tuple(some[:, row].tolist()),
+                    float(values[row, frame]),
+                    frame,
+                )
     return BrokenFrames(
         frames=broken,
-        pair=worst[1],
-        distance=worst[2],
-        frame=worst[3],
+        kind=worst[1],
+        atoms=worst[2],
+        value=worst[3],
+        frame=worst[4],
         everywhere=bonds[:, ~lasting],
     )
 
 
-def _parts(pairs: Int[Tensor, "2 pairs"], frames: int) -> tuple[Tensor, ...]:
-    """Split pairs so that a part times the frames takes little memory; at least one part."""
-    return pairs.split(max(1, _BLOCK // max(frames, 1)), dim=1)
+def _parts(groups: Int[Tensor, "_ groups"], frames: int) -> tuple[Tensor, ...]:
+    """Split groups of atoms so that a part times the frames takes little memory."""
+    return groups.split(max(1, _BLOCK // max(frames, 1)), dim=1)
 
 
 def _bond_excess(distance: Float[Tensor, "pairs frames"]) -> Float[Tensor, "pairs frames"]:
@@ -207,12 +247,22 @@ def _lasts(
     return (excess > 0).double().mean(dim=1) <= 0.5
 
 
-def _strain(distance: Float[Tensor, "pairs frames"], kind: str) -> Float[Tensor, "pairs frames"]:
-    """Return by how much distances deviate more from their medians than they may."""
-    deviation = (distance - distance.median(dim=1, keepdim=True).values).abs()
-    spread = 1.48 * deviation.median(dim=1, keepdim=True).values
+def _strain(values: Float[Tensor, "rows frames"], kind: str) -> Float[Tensor, "rows frames"]:
+    """Return by how much values deviate more from their medians than they may."""
+    deviation = (values - values.nanmedian(dim=1, keepdim=True).values).abs()
+    spread = 1.48 * deviation.nanmedian(dim=1, keepdim=True).values
     allowed = STRAIN_IN_SPREADS[kind] * spread
-    return deviation - allowed.clamp(LEAST_STRAIN[kind], LARGEST_STRAIN)
+    return deviation - allowed.clamp(LEAST_STRAIN[kind], MOST_STRAIN[kind])
+
+
+def _displacements(
+    positions: Float[Tensor, "frames atoms 3"],
+    start: Int[Tensor, " pairs"],
+    end: Int[Tensor, " pairs"],
+    box: Float[Tensor, "frames 3 3"] | None,
+) -> Float[Tensor, "frames pairs 3"]:
+    displacement = positions[:, end] - positions[:, start]
+    return displacement if box is None else minimum_image(displacement, box.to(displacement))
 
 
 def _distances(
@@ -221,7 +271,18 @@ def _distances(
     box: Float[Tensor, "frames 3 3"] | None,
 ) -> Float[Tensor, "pairs frames"]:
     i, j = pairs
-    displacement = positions[:, j] - positions[:, i]
-    if box is not None:
-        displacement = minimum_image(displacement, box.to(displacement))
-    return displacement.norm(dim=-1).T.contiguous()
+    return _displacements(positions, i, j, box).norm(dim=-1).T.contiguous()
+
+
+def _triple_product(
+    positions: Float[Tensor, "frames atoms 3"],
+    centres: Int[Tensor, "4 centres"],
+    box: Float[Tensor, "frames 3 3"] | None,
+) -> Float[Tensor, "centres frames"]:
+    """Compute the triple product of the directions of three bonds: 0 in a plane, else to ±1."""
+    centre, *ends = centres
+    a, b, c = (
+        torch.nn.functional.normalize(_displacements(positions, centre, end, box), dim=-1)
+        for end in ends
+    )
+    return (torch.linalg.cross(a, b) * c).sum(dim=-1).T.contiguous()

@@ -9,7 +9,7 @@ import numpy as np
 
 from undula.errors import InputError
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _PLAIN = frozenset(b" 0123456789.+-eE\x00")
 
 
@@ -39,7 +39,7 @@ def decimals(texts: np.ndarray, place: Callable[[int], str], what: str) -> np.nd
         if np.isfinite(values).all():
             return values
     for row, raw in enumerate(texts.tolist()):
-        text = raw.decode("latin-1").strip()
+        text = raw.decode("latin-1").strip(" \t")
         if _NUMBER.fullmatch(text) and np.isfinite(float(text)):
             continue
         if not text:

@@ -108,7 +108,7 @@ def recognise(path: Path) -> str:
     binary = _binary_format(head)
     packed = _is_packed(path)
     if binary in TRAJECTORY_FORMATS and packed:
-        raise InputError(f"{path}: this is a packed {binary.upper()} trajectory, unpack it first")
+        raise InputError(f"{path}: this is a packed trajectory ({binary.upper()}), unpack it first")
     found = binary or _text_format(head)
     if found in STRUCTURE_FORMATS or found in TRAJECTORY_FORMATS:
         return found

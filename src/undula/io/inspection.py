@@ -113,7 +113,7 @@ def inspect(
     if name not in STRUCTURE_FORMATS:
         if purpose == "surface":
             raise InputError(
-                f"{path}: this is a {name.upper()} trajectory; a surface needs a structure "
+                f"{path}: this is a trajectory ({name.upper()}); a surface needs a structure "
                 "(PDB, mmCIF or GRO)"
             )
         return _inspected_motion(path, name, topology)

@@ -17,9 +17,7 @@ assumed or guessed is counted in a `Notice` of the structure.
     a protein are over 6 Å apart, the option for Å.
 6.  Refused as well: an extent beyond 5,000 Å (of all atoms in the file), and two atoms of one
     residue less than 0.05 Å apart. Of two such atoms in different residues the later is dropped.
-7.  Counted only: missing heavy atoms, residues without Cα, breaks of the chain (C–N over 2.0 Å,
-    or no C or N to tell and a gap in the numbers), amino acids of other names, occupancies of
-    zero, mirrored (D) residues, chains of which only Cα is there. Nothing is ever invented.
+7.  Flaws of the molecule are counted only (`undula.io.flaws`). Nothing is ever invented.
 8.  A box thinner than 4 Å stands for no box (the PDB's unit cube is not even worth a notice).
 """
 
@@ -38,16 +36,12 @@ from undula.errors import InputError, Notice, UsageError
 from undula.io.atom_table import AtomTable
 from undula.io.boxes import SMALLEST_WIDTH, widths
 from undula.io.conformers import Residue, residues
+from undula.io.flaws import flaws
 from undula.io.formats import STRUCTURE_FORMATS, read_text, recognise
 from undula.io.gro import read_gro
 from undula.io.mmcif import read_mmcif
 from undula.io.pdb import read_pdb
-from undula.io.residues import (
-    guessed_element,
-    is_virtual_site,
-    missing_heavy_atoms,
-    standard_name,
-)
+from undula.io.residues import guessed_element, is_virtual_site
 from undula.types import Structure
 from undula.units import ANGSTROM_PER_NM
 
@@ -57,8 +51,6 @@ CLOSEST_ATOMS = 0.05
 """Å; atoms closer than this are one atom listed twice, or damage."""
 SMALLEST_SPACING, LARGEST_SPACING = 0.6, 6.0
 """Å; a median distance to the nearest atom that is not between these means another unit."""
-LONGEST_PEPTIDE_BOND = 2.0
-"""Å; a longer C–N distance is a break of the chain."""
 
 _READERS = {"pdb": read_pdb, "mmcif": read_mmcif, "gro": read_gro}
 _NATIVE_UNIT = {"pdb": "angstrom", "mmcif": "angstrom", "gro": "nm"}
@@ -143,7 +135,7 @@ def load_structure(
     notices += dropped
     _check_unit(table, kept)
     kept, coincident = _without_coincident(table, kept)
-    notices += [*coincident, *_count_flaws(table, kept)]
+    notices += [*coincident, *flaws(table, kept.rows, kept.residue_index, kept.kinds)]
     box, box_notice = _box(table, model)
     name = path.name.removesuffix(".gz")
     return Structure(
@@ -176,7 +168,7 @@ def load_atom_table(path: Path, *, length_unit: str = "auto") -> AtomTable:
     name = recognise(path)
     if name not in STRUCTURE_FORMATS:
         raise InputError(
-            f"{path}: this is a {name.upper()} trajectory, which names no atoms; "
+            f"{path}: this is a trajectory ({name.upper()}), which names no atoms; "
             "expected a structure (PDB, mmCIF or GRO)"
         )
     table = _READERS[name](path, read_text(path))
@@ -369,117 +361,6 @@ def _alpha_distances(table: AtomTable, kept: _Kept) -> list[float]:
     same = table.chain_ids[rows[1:]] == table.chain_ids[rows[:-1]]
     adjoin = np.diff(kept.residue_index[alpha]) == 1
     return np.linalg.norm(np.diff(table.positions[rows], axis=0), axis=1)[same & adjoin].tolist()
-
-
-@dataclass
-class _Flaws:
-    missing: list[tuple[int, int]]
-    no_alpha: list[int]
-    breaks: list[int]
-    other_names: list[int]
-    mirrored: list[int]
-    alpha_only: int = 0
-
-
-def _count_flaws(table: AtomTable, kept: _Kept) -> list[Notice]:
-    flaws = _Flaws(missing=[], no_alpha=[], breaks=[], other_names=[], mirrored=[])
-    previous: dict[str, np.ndarray] | None = None
-    previous_row = -1
-    amino_acids = 0
-    parts = np.split(np.arange(len(kept.rows)), np.nonzero(np.diff(kept.residue_index))[0] + 1)
-    for part in parts:
-        if kept.kinds[part[0]] != "protein":
-            continue
-        rows = kept.rows[part]
-        row = int(rows[0])
-        name = str(table.residue_names[row])
-        atoms = dict(
-            zip(
-                np.char.strip(table.name_columns[rows]).tolist(), table.positions[rows], strict=True
-            )
-        )
-        missing = missing_heavy_atoms(name, list(atoms))
-        if missing:
-            flaws.missing.append((row, len(missing)))
-        if standard_name(name) is None:
-            flaws.other_names.append(row)
-        if standard_name(name) is not None:
-            amino_acids += 1
-            flaws.alpha_only += list(atoms) == ["CA"]
-            if "CA" not in atoms:
-                flaws.no_alpha.append(row)
-        if _is_mirrored(atoms):
-            flaws.mirrored.append(row)
-        same_chain = previous_row >= 0 and table.chain_ids[row] == table.chain_ids[previous_row]
-        if (
-            previous is not None
-            and same_chain
-            and _is_break(table, previous_row, row, previous, atoms)
-        ):
-            flaws.breaks.append(row)
-        previous, previous_row = atoms, row
-    return _flaw_notices(table, kept, flaws, amino_acids)
-
-
-def _is_mirrored(atoms: dict[str, np.ndarray]) -> bool:
-    if not {"N", "CA", "C", "CB"} <= atoms.keys():
-        return False
-    n, c, beta = (atoms[name] - atoms["CA"] for name in ("N", "C", "CB"))
-    # L-amino acids have a positive triple product, about 2.6 Å³.
-    return bool(np.dot(np.cross(n, c), beta) < -1.0)
-
-
-def _is_break(
-    table: AtomTable,
-    before: int,
-    after: int,
-    left: dict[str, np.ndarray],
-    right: dict[str, np.ndarray],
-) -> bool:
-    if "C" in left and "N" in right:
-        return bool(np.linalg.norm(right["N"] - left["C"]) > LONGEST_PEPTIDE_BOND)
-    return bool(abs(table.residue_numbers[after] - table.residue_numbers[before]) > 1)
-
-
-def _flaw_notices(table: AtomTable, kept: _Kept, flaws: _Flaws, amino_acids: int) -> list[Notice]:
-    notices: list[Notice] = []
-
-    def add(code: str, message: str, rows: list[int], count: int | None = None) -> None:
-        if rows:
-            total = len(rows) if count is None else count
-            message = message.format(total)
-            notices.append(
-                Notice(code=code, message=message, count=total, place=table.place(rows[0]))
-            )
-
-    other_names = sorted({str(table.residue_names[row]) for row in flaws.other_names})
-    listed = ", ".join(other_names[:8]).replace("{", "").replace("}", "")
-    zero = kept.rows[table.occupancies[kept.rows] == 0]
-    missing = sum(count for _, count in flaws.missing)
-    add(
-        "nonstandard-residues",
-        f"{{}} amino acids of other kinds were kept ({listed})",
-        flaws.other_names,
-    )
-    add(
-        "atoms-missing",
-        "{} heavy atoms are missing; none was added",
-        [row for row, _ in flaws.missing],
-        missing,
-    )
-    add("alpha-carbons-missing", "{} amino acids have no Cα", flaws.no_alpha)
-    add("chain-breaks", "{} breaks of the chain; no loop was built", flaws.breaks)
-    add("mirrored-residues", "{} amino acids are mirror images (D)", flaws.mirrored)
-    add("zero-occupancies", "{} atoms of occupancy zero were kept", zero.tolist())
-    if amino_acids and flaws.alpha_only == amino_acids:
-        notices.append(
-            Notice(
-                code="alpha-carbons-only",
-                message=f"of all {amino_acids} amino acids only Cα is there",
-                count=amino_acids,
-            )
-        )
-    return notices
 
 
 def _box(table: AtomTable, model: int) -> tuple[torch.Tensor | None, list[Notice]]:

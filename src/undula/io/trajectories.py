@@ -278,27 +278,26 @@ def _check_bonds(
     bonds = covalent_bonds(structure)
     found = broken_frames(positions, bonds, box)
 
-    def named(pair: tuple[int, int]) -> str:
-        words = [
-            f"{structure.atom_names[i]} of {structure.residue_names[i]} "
-            f"{structure.residue_numbers[i]}"
-            for i in pair
-        ]
-        return " and ".join(words)
+    def named(atom: int) -> str:
+        residue = f"{structure.residue_names[atom]} {structure.residue_numbers[atom]}"
+        return f"{structure.atom_names[atom]} of {residue}"
 
     lost = found.everywhere.shape[1]
     if lost > (1 - FEWEST_COMMON_BONDS) * bonds.shape[1] and lost > 1:
-        first = named((int(found.everywhere[0, 0]), int(found.everywhere[1, 0])))
+        first = " and ".join(named(atom) for atom in found.everywhere[:, 0].tolist())
         raise InputError(
             f"{path}: {lost} of {bonds.shape[1]} bonds of {structure.name} are broken in most "
             f"frames (first {first}); is the order of the atoms the same?"
         )
     if found.frames.any():
         bad = torch.nonzero(found.frames)[:, 0].tolist()
+        first, second = (named(atom) for atom in found.atoms[:2])
+        what = f"{first} and {second} are {found.value:.2f} Å apart"
+        if found.kind == "plane":
+            what = f"the bonds of {first} are bent out of their plane"
         raise InputError(
             f"{path}: frame {numbers[bad[0]] + 1} is damaged ({len(bad)} of {len(numbers)} are): "
-            f"in frame {numbers[found.frame] + 1} {named(found.pair)} are {found.distance:.2f} Å "
-            "apart"
+            f"in frame {numbers[found.frame] + 1} {what}"
         )
     if lost:
         message = f"{lost} contacts of the structure are no bonds in the trajectory"

@@ -74,11 +74,13 @@ class TrrFile:
                     velocities[index] = _block(file, header, header.velocities)[atoms]
                 if header.box is not None:
                     box[index] = _reals(file, header, header.box, 9).reshape(3, 3)
-        return Frames(
-            positions=positions * np.float32(ANGSTROM_PER_NM),
-            box=box * np.float32(ANGSTROM_PER_NM),
-            velocities=velocities * np.float32(ANGSTROM_PER_NM) if all(moving) else None,
-        )
+        # Damaged bytes may be no numbers; whoever asked for them looks at that.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return Frames(
+                positions=positions * np.float32(ANGSTROM_PER_NM),
+                box=box * np.float32(ANGSTROM_PER_NM),
+                velocities=velocities * np.float32(ANGSTROM_PER_NM) if all(moving) else None,
+            )
 
 
 def open_trr(path: Path) -> TrrFile:

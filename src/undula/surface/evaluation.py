@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula.data.prepare import surface_of
+from undula.data.prepare import aligned, surface_of
 from undula.errors import InputError, Notice, UsageError
 from undula.geometry.comparison import Solid, compare_surfaces
-from undula.geometry.frames import superpose
+from undula.geometry.frames import superposition
 from undula.geometry.isosurface import level_mesh
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
 from undula.surface.baselines import best_ellipsoid, blurred, occupancy
 from undula.surface.forecast import MovingSurface, coloured
-from undula.surface.model import System
+from undula.surface.model import System, sequence
 from undula.types import Mesh, Trajectory
 
 MARGIN = 8.0
@@ -91,11 +91,12 @@ def evaluate(
 
     Args:
         moving: The forecast.
-        truth: Frames of the same atoms; its first frame is time 0.
+        truth: Frames of the same protein (its atoms may differ, as when a forecast from a
+            crystal structure meets a simulation); its first frame is time 0.
         config: Lattices and samples.
 
     Raises:
-        InputError: The truth has other atoms, or no frame at any of the times.
+        InputError: The truth is another protein, or has no frame at any of the times.
     """
     config = config or EvaluationConfig()
     times_ps, frames, notices = _true_frames(moving, truth)
@@ -104,8 +105,8 @@ def evaluate(
     system = System.of(moving.structure)
     scores: dict[str, dict[str, list[float]]] = {row.name: {} for row in rows}
     true_meshes, forecast_meshes = [], []
-    for time, frame in zip(times_ps, frames, strict=True):
-        true = exact_solid(_surface_at(moving, frame), lattice)
+    for index, time in enumerate(times_ps):
+        true = exact_solid(surface_of(frames.frame(index), moving.probe), lattice)
         true_meshes.append(coloured(true.mesh, moving))
         for row in rows:
             solid = row.solid(time)
@@ -139,18 +140,22 @@ def true_meshes(
 
     Args:
         moving: The forecast.
-        truth: Frames of the same atoms; its first frame is time 0.
+        truth: Frames of the same protein (its atoms may differ, as when a forecast from a
+            crystal structure meets a simulation); its first frame is time 0.
         spacing: Of the meshes, Å.
 
     Returns:
         The times that have a true frame (ps), their meshes, and notices.
 
     Raises:
-        InputError: The truth has other atoms, or no frame at any of the times.
+        InputError: The truth is another protein, or has no frame at any of the times.
     """
     times_ps, frames, notices = _true_frames(moving, truth)
     lattice = _lattice_around(moving, frames, spacing)
-    meshes = [exact_solid(_surface_at(moving, frame), lattice).mesh for frame in frames]
+    meshes = [
+        exact_solid(surface_of(frames.frame(index), moving.probe), lattice).mesh
+        for index in range(len(frames))
+    ]
     return times_ps, [coloured(mesh, moving) for mesh in meshes], notices
 
 
@@ -225,14 +230,8 @@ def _posed_average(moving: MovingSurface, lattice: Lattice) -> Float[Tensor, "nx
     return moving.trained.averaged[moving.system].field(points).reshape(lattice.shape)
 
 
-def _surface_at(moving: MovingSurface, positions: Float[Tensor, "atoms 3"]) -> MolecularSurface:
-    return surface_of(replace(moving.structure, positions=positions), moving.probe)
-
-
-def _lattice_around(
-    moving: MovingSurface, frames: Float[Tensor, "frames atoms 3"], spacing: float
-) -> Lattice:
-    everything = torch.cat([frames.reshape(-1, 3), moving.structure.positions.double()])
+def _lattice_around(moving: MovingSurface, frames: Trajectory, spacing: float) -> Lattice:
+    everything = torch.cat([frames.positions.reshape(-1, 3), moving.structure.positions.double()])
     return Lattice.covering(
         everything.amin(dim=0) - MARGIN, everything.amax(dim=0) + MARGIN, spacing
     )
@@ -240,13 +239,16 @@ def _lattice_around(
 
 def _true_frames(
     moving: MovingSurface, truth: Trajectory
-) -> tuple[tuple[float, ...], Float[Tensor, "frames atoms 3"], tuple[Notice, ...]]:
+) -> tuple[tuple[float, ...], Trajectory, tuple[Notice, ...]]:
     """Return the forecast times that have a true frame, and those frames in the forecast's pose."""
-    if len(truth.structure) != len(moving.structure):
+    if sequence(truth.structure) != sequence(moving.structure):
         raise InputError(
-            f"the truth has {len(truth.structure)} atoms, the forecast {len(moving.structure)}"
+            f"the truth is another protein: {len(sequence(truth.structure))} residues, the "
+            f"forecast {moving.structure.name} has {len(sequence(moving.structure))}, or another "
+            "sequence"
         )
-    lags = (truth.times_ps - truth.times_ps[0]).double()
+    truth = aligned(truth)
+    lags = truth.times_ps.double()
     tolerance = float(lags.diff().min()) / 2 if len(lags) > 1 else 0.5
     times_ps, frames = [], []
     for time in moving.times_ps:
@@ -269,9 +271,12 @@ def _true_frames(
                 count=missing,
             ),
         )
-    posed = superpose(
-        truth.positions[frames].double(),
-        moving.structure.positions.double(),
-        moving.structure.alpha_carbons,
+    positions = truth.positions[frames].double()
+    rotation, translation = superposition(
+        positions[:, truth.structure.alpha_carbons],
+        moving.structure.positions.double()[moving.structure.alpha_carbons],
     )
-    return tuple(times_ps), posed, notices
+    posed = positions @ rotation.mT + translation.unsqueeze(-2)
+    # Two forecast times may share a frame, so the frames are told apart by their place alone.
+    places = torch.arange(len(frames), dtype=torch.float64)
+    return tuple(times_ps), replace(truth, positions=posed, times_ps=places), notices

@@ -28,8 +28,6 @@ MARGIN = 6.0
 """Space between the first frame's atoms and the lattice of extraction, Å; doubled if too small."""
 CHUNK = 4096
 """Points per call of the network: larger tensors are slower on a CPU."""
-BASE_BAND = 12.0
-"""Within this distance, in Å, the base field on a lattice is exact; beyond, it is clamped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +155,7 @@ class MovingSurface:
         if key not in self._bases:
             self._bases.clear()
             self._bases[key] = self.first_surface.lattice_distance(
-                lattice.origin, lattice.spacing, lattice.shape, band=BASE_BAND
+                lattice.origin, lattice.spacing, lattice.shape, band=None
             )
         return self._bases[key]
 

@@ -40,6 +40,11 @@ class SurfaceModelConfig:
     def __post_init__(self) -> None:
         if self.latent < 0:
             raise UsageError(f"model.latent should not be negative, it is {self.latent}")
+        if self.network.condition or self.network.zero_last:
+            raise UsageError(
+                "model.network.condition and zero_last follow from time, latent and base; "
+                "leave them out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -73,8 +73,8 @@ class SurfaceBatch:
 
     trajectory: Tensor
     lag_ps: Float[Tensor, " frames"]
-    surface: Float[Tensor, "frames points 11"]
-    pool: Float[Tensor, "frames points 11"]
+    surface: Float[Tensor, "frames on 11"]
+    pool: Float[Tensor, "frames around 11"]
 
 
 class SurfaceTask:
@@ -116,8 +116,9 @@ class SurfaceTask:
             raise InputError("no training frames: all trajectories are marked as holdout or empty")
         lags = np.concatenate([t.times_ps for t in self.trajectories])
         known = lags[lags <= self._until]
-        if not (known > 0).any():
-            raise InputError("training needs at least one frame after the first")
+        later = known[known > 0]
+        if not len(later):
+            later = np.ones(1)  # a static structure: any horizon serves
         self.module = SurfaceModel(
             model,
             [System.of(dataset.structure) for dataset in datasets],
@@ -125,8 +126,8 @@ class SurfaceTask:
                 (trajectory.name, owner)
                 for trajectory, owner in zip(self.trajectories, self.owners, strict=True)
             ],
-            shortest_ps=float(known[known > 0].min()),
-            horizon_ps=float(known.max()),
+            shortest_ps=float(later.min()),
+            horizon_ps=float(later.max()),
             generator=torch.Generator().manual_seed(seed),
         )
 

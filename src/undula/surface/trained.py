@@ -105,7 +105,8 @@ def trivial_rows(
         probe: Of the data sets, Å.
 
     Returns:
-        The blur of the first frame and each system's majority shape.
+        The blur of the first frame (the default one for static structures, which have no later
+        frame to fit it on) and each system's majority shape.
     """
     cases = []
     statics = []
@@ -126,10 +127,11 @@ def trivial_rows(
                 occupancy(_exact(dataset, trajectory.positions[frame], probe), lattice)
                 for frame in readable[::step]
             ]
-            cases.append((occupied[0], occupied[1:], lattice))
+            if len(occupied) > 1:
+                cases.append((occupied[0], occupied[1:], lattice))
             shapes += occupied
         statics.append(StaticSurface(lattice, averaged(shapes).float()))
-    return fitted_blur(cases), tuple(statics)
+    return fitted_blur(cases) if cases else Blur(), tuple(statics)
 
 
 def _exact(dataset: Dataset, positions: np.ndarray, probe: float) -> MolecularSurface:

@@ -56,7 +56,7 @@ def train(
     result = fit(task, fit_config, out, progress=progress, configuration=described)
     blur, statics = trivial_rows(task, datasets, probe)
     trained = TrainedSurface(
-        model=task.module.cpu().eval(),
+        model=task.module.cpu().eval().requires_grad_(False),
         blur=blur,
         averaged=statics,
         provenance=_provenance(task, datasets, probe, fit_config, result.step),

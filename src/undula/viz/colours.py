@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
@@ -76,9 +76,14 @@ def colour_map() -> Float[np.ndarray, "256 3"]:
     return display((path @ _OKLAB_TO_ROOT.T) ** 3 @ _CONE_TO_LINEAR.T)
 
 
-def colour_steps(values: Float[Tensor, " n"], top: float) -> Float[np.ndarray, " n"]:
-    """Compute where numbers lie on the map: 0 at zero or below, 255 at ``top`` or above."""
-    return (values.detach().cpu().double() / top).clamp(0, 1).numpy() * (STEPS - 1)
+def colour_steps(mesh: Mesh, scalar: str, top: float) -> UInt8[np.ndarray, " vertices"]:
+    """Compute where numbers lie on the map: 0 at zero or below, 255 at ``top`` or above.
+
+    Raises:
+        InputError: The mesh does not have the scalar, or it holds values that are not finite.
+    """
+    share = (_numbers(mesh, scalar) / top).clamp(0, 1)
+    return (share * (STEPS - 1)).round().byte().numpy()
 
 
 def common_top(meshes: Sequence[Mesh], scalar: str) -> float:
@@ -97,14 +102,19 @@ def common_top(meshes: Sequence[Mesh], scalar: str) -> float:
     Raises:
         InputError: A mesh has the scalar with values that are not finite.
     """
-    values = [mesh.scalars[scalar] for mesh in meshes if scalar in mesh.scalars]
-    joined = torch.cat([part.detach().cpu().double() for part in values]) if values else None
-    if joined is None or not len(joined):
-        return 1.0
-    if not torch.isfinite(joined).all():
-        raise InputError(f"the mesh scalar {scalar} holds values that are not finite")
-    quantile = float(np.quantile(joined.numpy(), 0.95))
+    values = [_numbers(mesh, scalar) for mesh in meshes if scalar in mesh.scalars]
+    joined = torch.cat([torch.zeros(0, dtype=torch.float64), *values])
+    quantile = float(np.quantile(joined.numpy(), 0.95)) if len(joined) else 0.0
     if quantile <= 0:
         return 1.0
     unit = 10.0 ** (math.floor(math.log10(quantile)) - 1)
     return float(f"{math.ceil(quantile / unit - 1e-9) * unit:.12g}")
+
+
+def _numbers(mesh: Mesh, scalar: str) -> Float[Tensor, " vertices"]:
+    if scalar not in mesh.scalars:
+        raise InputError(f"a mesh has no scalar {scalar!r} to colour it by")
+    values = mesh.scalars[scalar].detach().cpu().double()
+    if not torch.isfinite(values).all():
+        raise InputError(f"the mesh scalar {scalar!r} holds values that are not finite")
+    return values

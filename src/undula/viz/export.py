@@ -75,9 +75,7 @@ def export(
         for index, mesh in enumerate(meshes):
             write_ply(folder / "meshes" / f"mesh-{index:04d}.ply", mesh)
     if "html" in formats:
-        write_page(
-            folder / "index.html", page(moving, times_ps, meshes, None, [*notices])
-        )
+        write_page(folder / "index.html", page(moving, times_ps, meshes, None, [*notices]))
     atomic.write_json(
         folder / "report.json",
         {

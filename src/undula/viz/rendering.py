@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from undula.errors import InputError
 from undula.types import Mesh
 from undula.viz.colours import colour_map, colour_steps, display, linear
 from undula.viz.shading import openness
@@ -33,8 +32,8 @@ class View:
     """
 
     axes: Float[Tensor, "3 3"]
-    centre: Float[Tensor, "3"]
-    half: Float[Tensor, "3"]
+    centre: Float[Tensor, " 3"]
+    half: Float[Tensor, " 3"]
 
 
 def common_view(meshes: Sequence[Mesh]) -> View:
@@ -48,7 +47,7 @@ def common_view(meshes: Sequence[Mesh]) -> View:
         meshes: All frames of all rows; empty ones do not count.
 
     Returns:
-        A right-handed view; of a box of 1 Å around the origin where there is nothing to see.
+        A right-handed view, at least 1 Å in size, around the origin if there is nothing to see.
     """
     parts = [mesh.vertices.detach().cpu().double() for mesh in meshes if not mesh.is_empty]
     if not parts:
@@ -65,7 +64,7 @@ def common_view(meshes: Sequence[Mesh]) -> View:
     return View(
         axes=axes.float(),
         centre=((low + high) / 2 @ axes).float(),
-        half=((high - low) / 2).float(),
+        half=((high - low) / 2).clamp(min=0.5).float(),
     )
 
 
@@ -96,12 +95,10 @@ def render(
         fully transparent where the mesh is not, everywhere for an empty mesh.
 
     Raises:
-        InputError: The mesh does not have the scalar.
+        InputError: The mesh does not have the scalar, or it holds values that are not finite.
     """
     if mesh.is_empty:
         return np.zeros((height, width, 4))
-    if scalar is not None and scalar not in mesh.scalars:
-        raise InputError(f"the mesh has no scalar {scalar!r} to colour it by")
     wide, high = width * _SUPERSAMPLING, height * _SUPERSAMPLING
     scale = float(torch.minimum(wide / (2 * view.half[0]), high / (2 * view.half[1]))) / _MARGIN
     seen = ((mesh.vertices.detach().cpu() - view.centre) @ view.axes.T).double().numpy()
@@ -109,7 +106,7 @@ def render(
     pixels, faces, shares = _fragments(screen, mesh.faces.cpu().numpy(), wide, high)
 
     corners = mesh.faces.cpu().numpy()[faces]
-    light = _vertex_light(mesh, view, scalar, top)
+    light = _vertex_light(mesh, scalar, top)
     normals = (mesh.vertex_normals.detach().cpu() @ view.axes.T).numpy()
     normal = np.einsum("pc,pcx->px", shares, normals[corners])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-9)
@@ -125,9 +122,7 @@ def render(
 
 def _fragments(
     screen: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], wide: int, high: int
-) -> tuple[
-    Int[np.ndarray, " seen"], Int[np.ndarray, " seen"], Float[np.ndarray, "seen 3"]
-]:
+) -> tuple[Int[np.ndarray, " seen"], Int[np.ndarray, " seen"], Float[np.ndarray, "seen 3"]]:
     """Find for each pixel that shows something its face and the shares of the three corners."""
     x, y, depth = screen[faces].transpose(2, 0, 1)
     doubled = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
@@ -159,15 +154,12 @@ def _fragments(
     return shown, face[winner[shown]], shares[winner[shown]]
 
 
-def _vertex_light(
-    mesh: Mesh, view: View, scalar: str | None, top: float
-) -> Float[np.ndarray, "vertices 3"]:
+def _vertex_light(mesh: Mesh, scalar: str | None, top: float) -> Float[np.ndarray, "vertices 3"]:
     """Compute the linear colour of each vertex times how open it lies."""
     if scalar is None:
         colours = np.broadcast_to(linear(np.array(_PLAIN)), (len(mesh.vertices), 3))
     else:
-        steps = np.rint(colour_steps(mesh.scalars[scalar], top)).astype(np.int64)
-        colours = linear(colour_map())[steps]
+        colours = linear(colour_map())[colour_steps(mesh, scalar, top)]
     return colours * (0.30 + 0.70 * openness(mesh).numpy()[:, None] ** 0.8)
 
 

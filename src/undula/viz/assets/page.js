@@ -215,7 +215,7 @@
     const [across, high, deep] = page.view.half;
     const { clientWidth, clientHeight } = views[0].box;
     const slope = Math.tan((camera.fov * Math.PI) / 360);
-    const distance = deep + 1.1 * Math.max(high, across / (clientWidth / clientHeight)) / slope;
+    const distance = deep / 2 + 1.06 * Math.max(high, across / (clientWidth / clientHeight)) / slope;
     camera.up.set(...up);
     camera.position.set(...page.view.centre.map((value, i) => value + distance * toward[i]));
     camera.near = distance / 50;
@@ -298,8 +298,10 @@
     const margin = { left: 44, right: 10, top: 8, bottom: 34 };
     const height = 210;
     const known = page.series.flatMap(({ values }) => values).filter((value) => value !== null);
-    const ticks = niceTicks(Math.min(...known), Math.max(...known), 4);
-    const low = ticks[0], high = ticks[ticks.length - 1];
+    const lowest = Math.min(...known), highest = Math.max(...known);
+    const room = 0.06 * (highest - lowest || Math.abs(highest) || 1);
+    const low = lowest - room, high = highest + room;
+    const ticks = niceTicks(low, high, 5).filter((tick) => tick >= low && tick <= high);
     const first = shownTimes[0], last = shownTimes[count - 1];
     let width, x, y, cursor, dots;
 
@@ -395,7 +397,7 @@
   function showLegend() {
     const { label, top } = page.scalars[state.scalar];
     byId("legend-ticks").replaceChildren(
-      ...[0, 0.25, 0.5, 0.75].map((share) => element("span", "", short(share * top))),
+      ...[0, 0.5].map((share) => element("span", "", short(share * top))),
       element("span", "", `≥ ${short(top)}`),
     );
     byId("legend-bar").setAttribute("aria-label", `Colours from 0 to ${short(top)}: ${label}`);
@@ -496,9 +498,8 @@
   window.undula = undula;
 
   async function begin() {
-    const noun = count === 1 ? "time" : "times";
     byId("span").textContent =
-      count === 1 ? timeText(0) : `${count} ${noun}, ${bareTime(0)} – ${timeText(count - 1)}`;
+      count === 1 ? timeText(0) : `${count} times, ${bareTime(0)} – ${timeText(count - 1)}`;
     canvas.setAttribute("aria-label", `Surface of ${page.title}, ${page.views.map(({ name }) => name).join(" beside ")}`);
     makeLegend();
     if (typeof DecompressionStream === "undefined") {
