@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.io.conftest import pdb_line, peptide_lines, residue_lines
+from tests.io.alanines import pdb_line, peptide_lines, residue_lines
 
 from undula.io.bonds import angle_ends, broken_frames, covalent_bonds
 from undula.io.structures import load_structure

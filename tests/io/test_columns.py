@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from undula.errors import InputError
-from undula.io.columns import decimals, hybrid_36
+from undula.io.columns import decimals, hybrid_36, integers
 
 
 def place(row: int) -> str:
@@ -31,6 +31,12 @@ def test_reads_numbers_as_they_are():
 def test_refuses_what_is_no_number_and_names_the_place(text, words):
     with pytest.raises(InputError, match=f"line 2: the x .*{words}"):
         decimals(np.array([b"1.0", text]), place, "x")
+
+
+def test_whole_numbers_are_whole():
+    assert integers(np.array([b"  12", b"  -3"]), place, "number").tolist() == [12, -3]
+    with pytest.raises(InputError, match=r"line 1: the number is no whole number .1\.5"):
+        integers(np.array([b"1.5"]), place, "number")
 
 
 def test_counts_on_in_hybrid_36():

@@ -1,7 +1,7 @@
 import gzip
 
 import pytest
-from tests.io.conftest import peptide_lines
+from tests.io.alanines import peptide_lines
 
 from undula.errors import InputError
 from undula.io import formats

@@ -1,12 +1,13 @@
 import json
 
+import gemmi
 import numpy as np
 import pytest
 from mdtraj.formats import XTCTrajectoryFile
-from tests.io.conftest import NEXT, pdb_line, peptide_lines
+from tests.io.alanines import NEXT, pdb_line, peptide_lines
 
 from undula.atomic import sha256
-from undula.errors import InputError, UsageError
+from undula.errors import InputError, UndulaError, UsageError
 from undula.io.inspection import inspect
 
 
@@ -62,3 +63,22 @@ def test_motion_needs_frames_that_differ(write, tmp_path):
 def test_refuses_a_purpose_that_does_not_exist(write):
     with pytest.raises(UsageError, match="surface or motion"):
         inspect(write(peptide_lines(1)), purpose="fun")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_text_makes_a_sentence_or_serves_but_never_crashes(write, seed):
+    rng = np.random.default_rng(seed)
+    content = "\n".join(peptide_lines(4, altloc="A" if seed % 2 else "")).encode()
+    if seed > 1:
+        document = gemmi.read_pdb_string(content.decode()).make_mmcif_document()
+        content = document.as_string().encode()
+    for _ in range(100):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), rng.integers(1, 9)):
+            damaged[place] = rng.integers(256)
+        path = write(bytes(damaged[: rng.integers(len(content) // 2, len(content) + 1)]))
+        try:
+            found = inspect(path)
+        except UndulaError:
+            continue
+        assert found.atoms > 0

@@ -10,8 +10,10 @@ from undula.io.meshes import read_ply, write_ply
 from undula.types import Mesh
 
 CUBE_FACES = torch.tensor(
-    [0, 1, 3, 0, 3, 2, 4, 6, 7, 4, 7, 5, 0, 4, 5, 0, 5, 1]
-    + [2, 3, 7, 2, 7, 6, 0, 2, 6, 0, 6, 4, 1, 5, 7, 1, 7, 3]
+    [
+        [0, 1, 3, 0, 3, 2, 4, 6, 7, 4, 7, 5, 0, 4, 5, 0, 5, 1],
+        [2, 3, 7, 2, 7, 6, 0, 2, 6, 0, 6, 4, 1, 5, 7, 1, 7, 3],
+    ]
 ).reshape(12, 3)
 
 

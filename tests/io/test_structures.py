@@ -4,7 +4,7 @@ import gemmi
 import numpy as np
 import pytest
 import torch
-from tests.io.conftest import ALANINE, NEXT, pdb_line, peptide_lines, residue_lines
+from tests.io.alanines import ALANINE, NEXT, pdb_line, peptide_lines, residue_lines
 
 from undula.errors import InputError, UsageError
 from undula.io.structures import load_structure

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mdtraj.formats import DCDTrajectoryFile, TRRTrajectoryFile, XTCTrajectoryFile
-from tests.io.conftest import pdb_line, peptide_lines
+from tests.io.alanines import pdb_line, peptide_lines
 
 from undula.errors import InputError, UsageError
 from undula.io import trajectory_child

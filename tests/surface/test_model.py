@@ -1,11 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from undula.errors import InputError
 from undula.nn.implicit import ImplicitConfig
-from undula.surface.model import SurfaceModel, SurfaceModelConfig, System
+from undula.surface.model import SurfaceModel, SurfaceModelConfig, System, sequence
 from undula.surface.time import TimeConfig
 
 NETWORK = ImplicitConfig(depth=3, width=48, skip_at=1, harmonics="solid", degree=2)
@@ -103,3 +104,9 @@ def test_another_protein_is_refused_by_name(dataset, generator):
 def test_the_code_of_a_system_is_the_mean_of_its_trajectories(dataset, generator):
     model = model_of(dataset, generator)
     torch.testing.assert_close(model.latent_of(0), model.latents.mean(dim=0))
+
+
+def test_names_of_other_force_fields_are_the_same_sequence(dataset):
+    names = dataset.structure.residue_names.copy()
+    names[:] = np.where(names == "LEU", "NLEU", names)
+    assert sequence(replace(dataset.structure, residue_names=names)) == sequence(dataset.structure)

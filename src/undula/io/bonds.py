@@ -31,7 +31,9 @@ median of the absolute deviations), but at least and at most so much, in Å for 
 one bond and two (an angle). In our 16 trajectories bonds stay below 6 spreads, angles below 11,
 planes below 11."""
 
-_COVALENT = frozenset("H D B C N O F SI P S CL AS SE BR I".split())  # noqa: SIM905
+_COVALENT = frozenset(
+    ("H", "D", "B", "C", "N", "O", "F", "SI", "P", "S", "CL", "AS", "SE", "BR", "I")
+)
 _TOLERANCE = 0.3
 _PLANAR = 0.35
 _FEWEST_FRAMES = 5

@@ -54,6 +54,20 @@ def decimals(texts: np.ndarray, place: Callable[[int], str], what: str) -> np.nd
     return np.array([float(raw) for raw in texts.tolist()])
 
 
+def integers(texts: np.ndarray, place: Callable[[int], str], what: str) -> np.ndarray:
+    """Read whole numbers as strictly as `decimals` does.
+
+    Raises:
+        InputError: A field is no number, or not a whole one.
+    """
+    values = decimals(texts, place, what)
+    broken = np.nonzero(values != np.round(values))[0]
+    if len(broken):
+        row = int(broken[0])
+        raise InputError(f"{place(row)}: the {what} is no whole number ({values[row]:g})")
+    return values.astype(np.int64)
+
+
 def hybrid_36(text: str, width: int) -> int | None:
     """Read an integer that may be hybrid-36, the PDB's way beyond its columns; none if neither.
 

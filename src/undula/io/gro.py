@@ -9,7 +9,7 @@ import numpy as np
 
 from undula.errors import InputError
 from undula.io.atom_table import AtomTable
-from undula.io.columns import decimals
+from undula.io.columns import decimals, integers
 
 _NAMES_END = 20
 _TIME = re.compile(r"\bt\s*=\s*([-+.\deE]+)")
@@ -120,7 +120,7 @@ def _table(
         elements=blank,
         name_columns=words(10, 15),
         residue_names=words(5, 10),
-        residue_numbers=decimals(column(0, 5), place, "residue number").astype(np.int64),
+        residue_numbers=integers(column(0, 5), place, "residue number"),
         insertion_codes=blank,
         chain_ids=blank,
         altlocs=blank,

@@ -11,7 +11,7 @@ import numpy as np
 from undula.errors import InputError
 from undula.io.atom_table import AtomTable
 from undula.io.boxes import edge_vectors
-from undula.io.columns import decimals
+from undula.io.columns import decimals, integers
 
 _CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 
@@ -80,7 +80,7 @@ def _table(path: Path, block: gemmi.cif.Block) -> AtomTable:
         elements=np.char.upper(column("type_symbol")),
         name_columns=column("auth_atom_id", "label_atom_id"),
         residue_names=column("auth_comp_id", "label_comp_id"),
-        residue_numbers=numbers(residue_numbers, "residue number").astype(np.int64),
+        residue_numbers=integers(np.char.encode(residue_numbers, "utf-8"), place, "residue number"),
         insertion_codes=column("pdbx_PDB_ins_code"),
         chain_ids=column("auth_asym_id", "label_asym_id"),
         altlocs=column("label_alt_id"),

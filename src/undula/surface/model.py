@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undula.errors import InputError, UsageError
+from undula.io.residues import standard_name
 from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
 from undula.surface.time import TimeConfig, linear_time, relaxation
 from undula.types import Structure
@@ -88,8 +89,9 @@ class System:
 
 
 def sequence(structure: Structure) -> tuple[str, ...]:
-    """Return the residue names of the Cα atoms in order."""
-    return tuple(structure.residue_names[structure.alpha_carbons.numpy()].tolist())
+    """Return the residue names of the Cα atoms in order, the same for every force field's names."""
+    names = structure.residue_names[structure.alpha_carbons.numpy()].tolist()
+    return tuple(standard_name(name) or name for name in names)
 
 
 class SurfaceModel(nn.Module):

@@ -87,9 +87,7 @@ class TrainedSurface:
             values = tensors[f"averaged_{index}"]
             origin = torch.tensor(described["origin"], dtype=torch.float64)
             nx, ny, nz = values.shape
-            lattice = Lattice(
-                origin=origin, spacing=described["spacing"], shape=(nx, ny, nz)
-            )
+            lattice = Lattice(origin=origin, spacing=described["spacing"], shape=(nx, ny, nz))
             statics.append(StaticSurface(lattice, values))
         return cls(model, Blur(**trivial["blur"]), tuple(statics), metadata["provenance"])
 

@@ -215,6 +215,8 @@
     const [across, high, deep] = page.view.half;
     const { clientWidth, clientHeight } = views[0].box;
     const slope = Math.tan((camera.fov * Math.PI) / 360);
+    orbit.enableDamping = false;
+    orbit.update(); // spends what is left of a swing
     const distance = deep / 2 + 1.06 * Math.max(high, across / (clientWidth / clientHeight)) / slope;
     camera.up.set(...up);
     camera.position.set(...page.view.centre.map((value, i) => value + distance * toward[i]));
@@ -224,6 +226,7 @@
     orbit.minDistance = distance / 8;
     orbit.maxDistance = distance * 4;
     orbit.update();
+    orbit.enableDamping = true;
     state.dirty = true;
   }
 
@@ -517,7 +520,6 @@
     views = madeViews();
     if (views.length > 1) ghosts = madeGhost(views[1].scene);
     orbit = new THREE.OrbitControls(camera, canvas);
-    orbit.enableDamping = true;
     orbit.dampingFactor = 0.12;
     connect();
     resize();
