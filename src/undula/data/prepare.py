@@ -31,6 +31,7 @@ from undula.io.datasets import (
     shard_files,
     write_structure,
 )
+from undula.io.inspection import require_surface
 from undula.io.structures import load_structure
 from undula.io.trajectories import load_trajectory
 from undula.types import Structure, Trajectory
@@ -146,6 +147,7 @@ def prepare(
         heterogens=config.heterogens,
         length_unit=config.length_unit,
     )
+    require_surface(structure)
     files: dict[str, str] = {"request.json": atomic.sha256(out / "request.json")}
     entries, notices = [], list(structure.notices)
     reference: Float[Tensor, "atoms 3"] | None = None

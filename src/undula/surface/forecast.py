@@ -20,6 +20,7 @@ from undula.geometry.isosurface import LevelSet, extract
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
 from undula.io.datasets import read_json, read_structure, write_structure
+from undula.io.inspection import require_surface
 from undula.surface.trained import TrainedSurface
 from undula.types import Mesh, Structure
 
@@ -235,9 +236,10 @@ def forecast(
         The moving surface; nothing is computed before it is asked for.
 
     Raises:
-        InputError: The model was not trained on this protein.
+        InputError: The model was not trained on this protein, or only its Cα are there.
         UsageError: A negative time, no time, or no positive spacing.
     """
+    require_surface(structure)
     moving = MovingSurface(
         structure=structure,
         trained=trained,

@@ -46,8 +46,8 @@ def export(
     Args:
         moving: The forecast.
         folder: The result folder.
-        formats: None to write no mesh; "html" for ``index.html``, "ply" for ``meshes/mesh-0000.ply`` and so on, with
-            the displacement as vertex scalar.
+        formats: None of them to write no mesh; "html" for ``index.html``, "ply" for
+            ``meshes/mesh-0000.ply`` and so on, with the displacement as vertex scalar.
         level: Of the level set, Å.
 
     Returns:

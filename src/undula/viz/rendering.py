@@ -108,7 +108,7 @@ def render(
 
     corners = mesh.faces.cpu().numpy()[faces]
     light = _vertex_light(mesh, scalar, top)
-    normals = (mesh.vertex_normals.detach().cpu() @ view.axes.T).numpy()
+    normals = (mesh.vertex_normals.detach().cpu().double() @ view.axes.T.double()).numpy()
     normal = np.einsum("pc,pcx->px", shares, normals[corners])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-9)
     colour = np.einsum("pc,pcx->px", shares, light[corners]) * _brightness(normal)[:, None]
