@@ -185,9 +185,8 @@ class SurfaceModel(nn.Module):
         if self.config.time.kind == "linear":
             features = linear_time(lag_ps, self.horizon_ps)
         else:
-            features = relaxation(
-                lag_ps, self.shortest_ps, self.horizon_ps, self.config.time.scales
-            )
+            longest = max(self.config.time.longest * self.horizon_ps, self.shortest_ps)
+            features = relaxation(lag_ps, self.shortest_ps, longest, self.config.time.scales)
         return torch.cat([features.to(latent.dtype), latent], dim=1)
 
     def field(

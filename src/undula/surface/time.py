@@ -19,16 +19,22 @@ class TimeConfig:
     Attributes:
         kind: "linear" is the paper's t in [-1, 1] over the training horizon, and grows without
             bound beyond it; "relaxation" saturates, so that far times tend to one shape.
-        scales: How many relaxation times, log-spaced from the first frame's lag to the horizon
-            (relaxation only).
+        scales: How many relaxation times, log-spaced from the shortest lag in training to the
+            longest relaxation time (relaxation only).
+        longest: The longest relaxation time as a part of the training horizon (relaxation
+            only). At 0.2 the features are within 1 % of their end at the horizon, so that a
+            forecast beyond it does not drift; at 1 it goes on drifting for a while.
     """
 
     kind: Literal["linear", "relaxation"] = "relaxation"
-    scales: int = 4
+    scales: int = 3
+    longest: float = 0.2
 
     def __post_init__(self) -> None:
         if self.scales < 1:
             raise UsageError(f"time.scales should be at least 1, not {self.scales}")
+        if not self.longest > 0:
+            raise UsageError(f"time.longest should be positive, not {self.longest}")
 
     @property
     def size(self) -> int:
@@ -54,7 +60,7 @@ def linear_time(lag_ps: Float[Tensor, " times"], horizon_ps: float) -> Float[Ten
 
 
 def relaxation(
-    lag_ps: Float[Tensor, " times"], shortest_ps: float, horizon_ps: float, scales: int
+    lag_ps: Float[Tensor, " times"], shortest_ps: float, longest_ps: float, scales: int
 ) -> Float[Tensor, "times scales"]:
     r"""Return how far processes of several time constants have gone since the first frame.
 
@@ -67,9 +73,9 @@ def relaxation(
     Args:
         lag_ps: Time since the first frame t, ps.
         shortest_ps: The first time constant, ps.
-        horizon_ps: The last time constant, ps.
+        longest_ps: The last time constant, ps.
         scales: How many there are, log-spaced.
     """
     exponent = torch.linspace(0, 1, scales, dtype=lag_ps.dtype, device=lag_ps.device)
-    constants = shortest_ps * (horizon_ps / shortest_ps) ** exponent
+    constants = shortest_ps * (longest_ps / shortest_ps) ** exponent
     return -torch.expm1(-lag_ps[:, None] / constants)
