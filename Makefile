@@ -30,6 +30,7 @@ docs: $(VENV)/ready-docs
 
 # Train the bundled weights again: the first half of the bundled simulation of villin.
 weights: $(VENV)/ready
+	rm -rf runs/villin runs/villin-model
 	$(BIN)/python tools/train_bundled.py
 
 clean:

@@ -12,7 +12,7 @@ from undula.surface.losses import LossConfig
 from undula.surface.model import SurfaceModelConfig
 from undula.surface.task import BatchConfig
 
-PRESETS = ("default", "paper")
+PRESETS = ("default", "dsr", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class TrainConfig:
     Attributes:
         data: Data set folders made by ``undula prepare``, one per protein.
         out: The run folder; a run that was stopped goes on.
-        preset: "default" is what we recommend; "paper" repeats the publication's choices.
+        preset: "default" is what we recommend, "dsr" has DSR's kind of network in its place,
+            "paper" repeats the publication's choices.
         model: Sizes and choices of the model.
         loss: Weights of the losses.
         batch: What a step sees.
@@ -31,9 +32,9 @@ class TrainConfig:
 
     data: list[str]
     out: str
+    model: SurfaceModelConfig
     fit: FitConfig
     preset: str = "default"
-    model: SurfaceModelConfig = field(default_factory=SurfaceModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
 

@@ -42,7 +42,7 @@ def times(text: str) -> list[float]:
     """
     parts = text.split(":")
     if len(parts) == 1:
-        return [picoseconds(part) for part in text.split(",") if part.strip()]
+        return [picoseconds(part) for part in text.split(",")]
     if len(parts) != 3:
         raise UsageError(f"cannot read {text!r} as times; write START:STOP:STEP or a list t1,t2")
     unit = re.sub(r"[^a-zµ]", "", parts[2].split("e")[-1]) or "ps"

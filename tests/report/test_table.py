@@ -37,12 +37,14 @@ def test_skill_of_an_error_is_one_when_nothing_is_left():
     assert found.skill(found.rows[0]) == 1.0
 
 
-def test_a_model_that_loses_is_told_so():
-    lost = table([0.5, 0.9], ("copied", [0.8, 0.8])).verdicts()
-    won = table([0.85, 0.9], ("copied", [0.8, 0.8])).verdicts()
-    assert "does not beat the best trivial row (copied)" in lost[0]
-    assert "better in 1 of 2 frames" in lost[0]
-    assert "model beats the best trivial row (copied)" in won[0]
+def test_a_model_is_told_what_it_beats_and_what_not():
+    (mixed,) = table([0.5, 0.9], ("copied", [0.8, 0.8]), ("ellipsoid", [0.4, 0.4])).verdicts()
+    assert "model (IoU 0.700) beats ellipsoid (0.400); it does not beat copied (0.800)." in mixed
+    assert "better in 1 of 2 frames" in mixed
+    (won,) = table([0.85, 0.9], ("copied", [0.8, 0.8])).verdicts()
+    assert "beats copied (0.800). Against" in won
+    (lost,) = table([0.1, 0.2], ("copied", [0.8, 0.8])).verdicts()
+    assert "beats no trivial row; it does not beat copied" in lost
 
 
 def test_a_table_without_a_trivial_row_is_refused():

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from undula.cli.main import main
+from undula.data.bundled import folder
 
 TINY = (
-    "model: {network: {depth: 2, width: 32, skip_at: 1, harmonics: solid, degree: 2}, latent: 3}\n"
+    "model: {grid: null, network: {depth: 2, width: 32, skip_at: 1, harmonics: solid, degree: 2},\n"
+    "  latent: 3}\n"
     "batch: {frames: 2, surface: 64, pool: 128}\n"
     "fit: {steps: 40, learning_rate: 0.003, warmup_steps: 0, checkpoint_every: 10, "
     "evaluate_every: 20}\n"
@@ -98,7 +100,7 @@ def test_an_empty_level_set_is_reported_and_not_a_crash(workplace, peptide, tmp_
         (["train", "CONFIG", "--fit.steps=many"], 2, "fit.steps"),
         (["prepare", "nowhere.pdb", "nowhere.xtc", "-o", "OUT"], 3, "nowhere.pdb"),
         (["forecast", "PDB", "--model", "OUT", "--time", "5", "-o", "OUT"], 3, "holds no model"),
-        (["forecast", "PDB", "--model", "RUN", "--time", "5 parsec", "-o", "OUT"], 2, "as a time"),
+        (["forecast", "PDB", "--model", "RUN", "--time", "5 parsec", "-o", "OUT"], 2, "parsec"),
         (["forecast", "PDB", "--model", "RUN", "--time", "5", "-o", "OUT", "--formats", "stl"], 2,
          "there is no format stl"),
         (["evaluate", "OUT", "--truth", "XTC"], 3, "forecast.json is missing"),
@@ -170,3 +172,26 @@ def test_inputs_are_never_written(peptide, workplace):
         "run1.xtc",
         "run2.xtc",
     ]
+
+
+def test_the_demo_forecasts_the_second_half_and_is_honest(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path / "demo")]) == 0
+    printed = capsys.readouterr().out
+    described = json.loads((tmp_path / "demo" / "evaluation.json").read_text())
+    assert min(described["times_ps"]) > 247.5
+    rows = {row["name"]: row["mean"]["iou"] for row in described["rows"]}
+    assert rows["model"] > rows["copied first frame"] + 0.05
+    assert described["verdicts"][0] in printed
+    beats, _, not_beats = described["verdicts"][0].partition("; it does not beat ")
+    for name, score in rows.items():
+        if name != "model":
+            assert name in (beats if rows["model"] > score else not_beats)
+    for name in ("index.html", "strip.png", "score.png", "scores.md"):
+        assert (tmp_path / "demo" / name).stat().st_size > 1000
+
+
+def test_the_model_card_holds_the_scores_of_the_demo():
+    card = (folder() / "model" / "card.md").read_text(encoding="utf-8")
+    assert "too few to judge" in card
+    for row in ("model", "copied first frame (trivial)", "averaged training frames (trivial)"):
+        assert f"| {row} |" in card

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from undula.errors import InputError
+from undula.errors import InputError, UsageError
+from undula.nn.grid import GridConfig
 from undula.nn.implicit import ImplicitConfig
 from undula.surface.model import SurfaceModel, SurfaceModelConfig, System, sequence
 from undula.surface.time import TimeConfig
@@ -101,12 +102,35 @@ def test_another_protein_is_refused_by_name(dataset, generator):
         model.system_of(replace(other, name="stranger"))
 
 
+def test_a_grid_takes_the_place_of_the_network(dataset, generator, points):
+    config = SurfaceModelConfig(grid=GridConfig(resolutions=(6, 12), mixtures=2), latent=4)
+    model = SurfaceModel(
+        config,
+        [System.of(dataset.structure)],
+        [("one", 0), ("two", 0)],
+        shortest_ps=5.0,
+        horizon_ps=55.0,
+        generator=generator,
+    ).double()
+    base = torch.randn(40, dtype=torch.float64, generator=generator)
+    assert torch.equal(model.field(points, condition_at(model, 30.0), 0, base), base)
+    again = SurfaceModel.build(model.describe(), model.state_dict())
+    assert again.config == config
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_model_has_either_a_network_or_a_grid(both):
+    choices = {"network": NETWORK, "grid": GridConfig()} if both else {}
+    with pytest.raises(UsageError, match=r"either model\.network or model\.grid"):
+        SurfaceModelConfig(**choices)
+
+
 def test_the_code_of_a_system_is_the_mean_of_its_trajectories(dataset, generator):
     model = model_of(dataset, generator)
     torch.testing.assert_close(model.latent_of(0), model.latents.mean(dim=0))
 
 
 def test_names_of_other_force_fields_are_the_same_sequence(dataset):
-    names = dataset.structure.residue_names.copy()
-    names[:] = np.where(names == "LEU", "NLEU", names)
+    names = dataset.structure.residue_names.astype("<U4")
+    names = np.where(names == "LEU", "NLEU", names)
     assert sequence(replace(dataset.structure, residue_names=names)) == sequence(dataset.structure)

@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> int:
     preset = preset_file(_preset(words))
     options = parse(p, ["--config", str(preset), *words])
     options.pop("config")
-    config: TrainConfig = TrainConfig(**vars(p.instantiate_classes(options)))
+    config: TrainConfig = TrainConfig(**vars(p.instantiate(options)))
 
     from undula.io.datasets import open_dataset
     from undula.learn.progress import progress_on

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from undula.io.datasets import (
     write_structure,
 )
 from undula.io.inspection import require_surface
+from undula.io.packing import Kind, packed
 from undula.io.structures import load_structure
 from undula.io.trajectories import load_trajectory
 from undula.types import Structure, Trajectory
@@ -60,6 +61,8 @@ class PrepareConfig:
         margin: Space between the first frame's atoms and that box, Å.
         seed: Of all sampling.
         frames_per_shard: How many frames a shard holds; a kill loses at most one shard.
+        storage: "full" (44 bytes a point) or "compact" (14 bytes; lengths to 0.001 Å and
+            directions to 1°, see `undula.io.packing`).
     """
 
     stride: int = 1
@@ -76,6 +79,7 @@ class PrepareConfig:
     margin: float = 8.0
     seed: int = 0
     frames_per_shard: int = 10
+    storage: Literal["full", "compact"] = "full"
 
     def __post_init__(self) -> None:
         for name in ("stride", "near", "local", "uniform", "frames_per_shard"):
@@ -84,6 +88,8 @@ class PrepareConfig:
         for name in ("probe", "spacing", "margin"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} should be positive, not {getattr(self, name)}")
+        if self.storage not in ("full", "compact"):
+            raise UsageError(f"storage should be full or compact, not {self.storage}")
 
 
 def prepare(
@@ -299,8 +305,13 @@ def _write_trajectory(
                 rows, pool = labelled_points(exact, base, box, config, generator)
                 surfaces.append(rows.numpy())
                 pools.append(pool.numpy())
+            ranges = {}
+            if config.storage == "compact":
+                surfaces, ranges["surface"] = _compact(surfaces, "surface")
+                pools, ranges["pool"] = _compact(pools, "pool")
             description = {
                 "surface_rows": [len(rows) for rows in surfaces],
+                **({"ranges": ranges} if ranges else {}),
                 "sha256": {
                     surface_file: atomic.write_array(
                         folder / surface_file, np.concatenate(surfaces)
@@ -314,6 +325,14 @@ def _write_trajectory(
             files[f"{name}/{file}"] = promised
         files[f"{name}/{json_file}"] = atomic.sha256(folder / json_file)
     return files
+
+
+def _compact(
+    frames: list[np.ndarray], kind: Kind
+) -> tuple[list[np.ndarray], list[tuple[list[float], list[float]]]]:
+    """Return the packed rows of each frame, and what it takes to unpack them."""
+    rows = [packed(frame, kind) for frame in frames]
+    return [one.numbers for one in rows], [(one.least.tolist(), one.step.tolist()) for one in rows]
 
 
 def surface_of(structure: Structure, probe: float = 1.4) -> MolecularSurface:

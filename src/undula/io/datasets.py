@@ -9,7 +9,8 @@ A data set folder holds one system and its trajectories::
     manifest.json                everything above with its SHA-256; its presence means complete
 
 Rows of ``surface`` and ``pool`` are shuffled when written, so that a random subset of a frame
-is one contiguous slice of a memory-mapped array.
+is one contiguous slice of a memory-mapped array. In a compact data set they are packed
+(`undula.io.packing`) and unpacked slice by slice.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 
 from undula import atomic
 from undula.errors import InputError
+from undula.io.packing import Kind, PackedRows
 from undula.types import Structure
 
 FORMAT = 1
@@ -38,7 +40,8 @@ frame's surface 1 and its gradient 3."""
 POOL_COLUMNS = ("point", "distance", "gradient", "base", "base_gradient")
 """Columns of a pool row: point 3, exact signed distance to the frame's surface 1, its gradient 3,
 the same two for the first frame."""
-ROW = 11
+Rows = np.ndarray | PackedRows
+"""Rows of a frame: a slice of either kind is an array of 11 columns."""
 
 
 def write_structure(folder: Path, structure: Structure) -> dict[str, str]:
@@ -98,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _load_array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except (OSError, ValueError) as error:
@@ -115,13 +118,25 @@ class Shard:
 
     @cached_property
     def surface(self) -> np.ndarray:
-        """Rows of all frames, one frame after the other (`SURFACE_COLUMNS`)."""
+        """Rows of all frames, one frame after the other (`SURFACE_COLUMNS`, or packed)."""
         return _load_array(self.folder / f"surface-{self.number:04d}.npy")
 
     @cached_property
+    def surface_ends(self) -> list[int]:
+        """Where the rows of each frame begin, and where the last ones end."""
+        return [0, *np.cumsum(self.description["surface_rows"]).tolist()]
+
+    @cached_property
     def pool(self) -> np.ndarray:
-        """Frames × rows × columns (`POOL_COLUMNS`)."""
+        """Frames × rows × columns (`POOL_COLUMNS`, or packed)."""
         return _load_array(self.folder / f"pool-{self.number:04d}.npy")
+
+    def rows(self, kind: Kind, frame: int, stored: np.ndarray) -> Rows:
+        """Return a frame's rows as they were stored, ready to be sliced."""
+        if "ranges" not in self.description:
+            return stored
+        least, step = self.description["ranges"][kind][frame]
+        return PackedRows(numbers=stored, least=np.array(least), step=np.array(step), kind=kind)
 
 
 def shard_files(number: int) -> tuple[str, str, str]:
@@ -161,16 +176,16 @@ class PreparedTrajectory:
     def __len__(self) -> int:
         return len(self.times_ps)
 
-    def surface(self, frame: int) -> np.ndarray:
-        """Return the surface rows of a frame (`SURFACE_COLUMNS`), a view."""
+    def surface(self, frame: int) -> Rows:
+        """Return the surface rows of a frame (`SURFACE_COLUMNS`), read when sliced."""
         shard, local = self._locate(frame)
-        ends = np.cumsum([0, *shard.description["surface_rows"]])
-        return shard.surface[ends[local] : ends[local + 1]]
+        first, end = shard.surface_ends[local : local + 2]
+        return shard.rows("surface", local, shard.surface[first:end])
 
-    def pool(self, frame: int) -> np.ndarray:
-        """Return the labelled points of a frame (`POOL_COLUMNS`), a view."""
+    def pool(self, frame: int) -> Rows:
+        """Return the labelled points of a frame (`POOL_COLUMNS`), read when sliced."""
         shard, local = self._locate(frame)
-        return shard.pool[local]
+        return shard.rows("pool", local, shard.pool[local])
 
     def _locate(self, frame: int) -> tuple[Shard, int]:
         if not 0 <= frame < len(self):

@@ -23,6 +23,8 @@ from undula.nn.harmonics import (
     solid_harmonics,
     solid_harmonics_and_jacobian,
 )
+from undula.nn.products import linear
+from undula.nn.trunk import Trunk, value_and_slopes
 
 _ROOT_HALF = sqrt(0.5)
 
@@ -109,8 +111,8 @@ class ImplicitNetwork(nn.Module):
 
     Under autocast the terms of points and condition, the derivatives of the features and the
     last layer keep full precision: bfloat16 would round a coordinate of 27 Å by up to 0.06 Å.
-    Give the network at most some 4,096 points at a time on a CPU: tensors over 32 MB are 3-5
-    times slower there.
+    On a CPU give a loss at most some 4,096 points at a time (autograd's tensors over 32 MB are
+    3-5 times slower) and call ``torch.set_flush_denormal(True)`` (as `undula.learn.fit` does).
 
     Source: DSR (code Sundw-818/DSR, ImplicitNet), after IGR (Gropp et al., 2020). Differs from
     it: the last bias is fitted so that the field is 0 at the radius, where DSR sets it to
@@ -161,6 +163,38 @@ class ImplicitNetwork(nn.Module):
     def value_and_gradient(
         self, points: Float[Tensor, "n 3"], condition: Float[Tensor, "n c"] | Float[Tensor, " c"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
+        r"""Compute the value and its spatial gradient, for a loss on either.
+
+        On a CPU, where the result will be differentiated, the backward pass is written by hand
+        (`undula.nn.trunk`); it can be differentiated once and not be mapped over. Under autocast
+        to bfloat16 that path keeps full precision on the way to the value. Everywhere else, in
+        ``torch.compile`` and without autograd, this is `explicit_value_and_gradient`.
+
+        Args:
+            points: Where to evaluate, in the unit the network was trained in.
+            condition: As in `forward`.
+
+        Returns:
+            The values, and their derivatives by the points (per unit of the points).
+        """
+        kind = points.device.type
+        reduced = torch.is_autocast_enabled(kind)
+        if (
+            kind != "cpu"
+            or not torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or (reduced and torch.get_autocast_dtype(kind) != torch.bfloat16)
+        ):
+            return self.explicit_value_and_gradient(points, condition)
+        with torch.autocast(kind, enabled=False):
+            features, jacobian = self._features_and_jacobian(points)
+            value, slopes = value_and_slopes(features, self._unit_trunk(condition), reduced=reduced)
+            gradient = (slopes[:, :, None] * jacobian).sum(dim=1)
+            return value + self.last.bias, gradient
+
+    def explicit_value_and_gradient(
+        self, points: Float[Tensor, "n 3"], condition: Float[Tensor, "n c"] | Float[Tensor, " c"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         r"""Compute the value and its spatial gradient as plain forward code.
 
         .. math::
@@ -168,8 +202,9 @@ class ImplicitNetwork(nn.Module):
             g_l = (g_{l+1} W_l) \odot \sigma(\beta a_{l-1}), \qquad
             \nabla_x f = (g_1 W_0^\psi + g_{s+1} W_s^\psi / \sqrt 2) \, \partial \psi / \partial x
 
-        Works without autograd; a loss on the gradient needs one ordinary backward pass, where
-        ``torch.autograd.grad(create_graph=True)`` needs a double one.
+        Works without autograd, compiles, and is differentiable to any order; a loss on the
+        gradient needs one ordinary backward pass, where ``torch.autograd.grad(create_graph=True)``
+        needs a double one.
 
         Args:
             points: Where to evaluate, in the unit the network was trained in.
@@ -189,9 +224,9 @@ class ImplicitNetwork(nn.Module):
             weight = self._hidden[layer - 1].weight
             if self.skip is not None and layer == self.config.skip_at:
                 towards = towards * _ROOT_HALF
-                by_features = towards @ self.skip.points
-            towards = (towards @ weight) * slopes[layer - 1]
-        by_features = by_features + towards @ self.first.points
+                by_features = linear(towards, self.skip.points.T)
+            towards = linear(towards, weight.T) * slopes[layer - 1]
+        by_features = by_features + linear(towards, self.first.points.T)
         with torch.autocast(points.device.type, enabled=False):
             value = self.last(hidden.to(points.dtype))[:, 0]
             gradient = (by_features.to(points.dtype)[:, :, None] * jacobian).sum(dim=1)
@@ -210,15 +245,32 @@ class ImplicitNetwork(nn.Module):
         """Run the hidden layers; also return the slope of the softplus in each."""
         hidden, slope = softplus_and_slope(self.first(features, condition), self.config.beta)
         slopes = [slope]
-        for layer, linear in enumerate(self._hidden, start=1):
+        for layer, after in enumerate(self._hidden, start=1):
             if self.skip is not None and layer == self.config.skip_at:
                 entering = self.skip(features, condition, scale=_ROOT_HALF)
-                activation = functional.linear(hidden * _ROOT_HALF, linear.weight) + entering
+                activation = linear(hidden * _ROOT_HALF, after.weight) + entering
             else:
-                activation = linear(hidden)
+                activation = linear(hidden, after.weight, after.bias)
             hidden, slope = softplus_and_slope(activation, self.config.beta)
             slopes.append(slope)
         return hidden, slopes
+
+    def _unit_trunk(self, condition: Float[Tensor, "n c"] | Float[Tensor, " c"]) -> Trunk:
+        """Return the same layers with a softplus of sharpness 1."""
+        beta, skip_at = self.config.beta, self.config.skip_at
+        entering = {0: self.first.points * beta}
+        hidden = [layer.weight for layer in self._hidden]
+        shifts = [self.first.shift(condition), *(layer.bias for layer in self._hidden)]
+        if self.skip is not None and skip_at is not None:
+            entering[skip_at] = self.skip.points * (beta * _ROOT_HALF)
+            hidden[skip_at - 1] = hidden[skip_at - 1] * _ROOT_HALF
+            shifts[skip_at] = self.skip.shift(condition, scale=_ROOT_HALF)
+        return Trunk(
+            entering=entering,
+            hidden=tuple(hidden),
+            last=self.last.weight / beta,
+            shifts=tuple(shift * beta for shift in shifts),
+        )
 
     def _features(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n features"]:
         if self.config.harmonics == "paper":
@@ -243,10 +295,10 @@ class ImplicitNetwork(nn.Module):
                 entry.points[:, coordinates].normal_(0, spread, generator=generator)
                 if self.config.condition_start == "random":
                     entry.condition.normal_(0, spread, generator=generator)
-        for linear in self._hidden:
-            linear.weight.normal_(0, sqrt(2 / len(linear.weight)), generator=generator)
-            if linear.bias is not None:
-                linear.bias.zero_()
+        for layer in self._hidden:
+            layer.weight.normal_(0, sqrt(2 / len(layer.weight)), generator=generator)
+            if layer.bias is not None:
+                layer.bias.zero_()
         self.last.bias.zero_()
         if self.config.zero_last:
             self.last.weight.zero_()
@@ -275,10 +327,16 @@ class _Entry(nn.Module):
     ) -> Float[Tensor, "n outputs"]:
         """Compute (W^ψ ψ + W^c c) · scale + b; a shared condition is folded into the bias."""
         with torch.autocast(features.device.type, enabled=False):
-            of_condition = functional.linear(condition, self.condition * scale)
+            shift = self.shift(condition, scale)
             if condition.ndim == 1:
-                return functional.linear(features, self.points * scale, self.bias + of_condition)
-            return functional.linear(features, self.points * scale, self.bias) + of_condition
+                return linear(features, self.points * scale, shift)
+            return linear(features, self.points * scale) + shift
+
+    def shift(
+        self, condition: Float[Tensor, "n c"] | Float[Tensor, " c"], scale: float = 1.0
+    ) -> Float[Tensor, "*rows outputs"]:
+        """Compute W^c c · scale + b, for all points or for each."""
+        return functional.linear(condition, self.condition * scale, self.bias)
 
 
 def softplus_and_slope(

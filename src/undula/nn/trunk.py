@@ -1,15 +1,15 @@
-r"""The hidden layers of the implicit network, with value, gradient and backward pass by hand.
+r"""The hidden layers of the implicit network: value, gradient and their way back, by hand.
 
-Autograd keeps a tensor for every operation of the explicit gradient and visits each of them
-again. Here each layer keeps three, in slices of rows that stay in the processor's cache, and the
-products of a layer run back to back. The plain form in `undula.nn.implicit` is the definition;
-this is the same function, faster on a CPU and differentiable once.
+Autograd stores and visits every operation of the explicit gradient. Here a layer keeps three
+tensors, and all happens in slices of rows that stay in the processor's cache. The plain form in
+`undula.nn.implicit` is the definition; this is the same function, faster on a CPU and
+differentiable once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
@@ -18,204 +18,221 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-ROOT_HALF = sqrt(0.5)
+from undula.nn.products import product
+
 ROWS = 1024
-"""Rows of a slice: 2 MB for 512 numbers in float32, the size of a core's cache."""
+"""Rows in a slice: 2 MB for 512 numbers in float32."""
+_LINEAR_FROM = 50.0
+"""Where the softplus of z is z, to the last digit of float64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trunk:
-    r"""The weights of an implicit network's hidden layers, as `value_and_slope_by_features` reads.
+    r"""Hidden layers with a softplus of sharpness 1.
 
-    ====================  =======================================================
-    W_0, W_s (of ψ)       ``first``, ``skip`` (none without a skip connection)
+    A sharpness β is moved into the weights by :math:`z = \beta a`, :math:`\eta = \beta h`: W_0,
+    W_s and b times β, W_L over β.
+
+    ====================  ============================================================
+    W_0, W_s (of ψ)       ``entering[0]``, ``entering[s]`` where there is a skip connection
     W_l, W_L              ``hidden[l - 1]``, ``last``
-    b_l + W_l^c c         ``entering[l]``: one row for all points, or one per point
-    β, s                  ``beta``, ``skip_at``
-    ====================  =======================================================
+    b_l                   ``shifts[l]``: one row that all points share, or one per point
+    ====================  ============================================================
     """
 
-    first: Float[Tensor, "outputs features"]
-    skip: Float[Tensor, "width features"] | None
+    entering: Mapping[int, Float[Tensor, "_ features"]]
     hidden: tuple[Float[Tensor, "_ _"], ...]
     last: Float[Tensor, "1 width"]
-    entering: tuple[Tensor, ...]
-    beta: float
-    skip_at: int | None
+    shifts: tuple[Float[Tensor, "... _"], ...]
 
 
-def value_and_slope_by_features(
+def value_and_slopes(
     features: Float[Tensor, "n features"], trunk: Trunk, *, reduced: bool
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n features"]]:
-    r"""Compute W_L h_L and its derivatives by the features, differentiable once.
-
-    With :math:`z = \beta a` and :math:`\eta = \beta h` the sharpness leaves the layers:
+    r"""Compute the last product and its derivatives by the features, differentiable once.
 
     .. math::
-        z_l = W_l \eta_l + \beta e_l, \qquad s_l = \sigma(z_l), \qquad
-        \eta_{l+1} = \ln(1 + e^{z_l}), \qquad v_l = u_l s_l, \qquad u_{l-1} = W_l^T v_l
+        z_0 = W_0 \psi + b_0, \quad z_l = W_l \eta_l + [l = s] W_s \psi + b_l, \quad
+        \eta_{l+1} = \ln(1 + e^{z_l}), \quad s_l = \sigma(z_l)
 
-    with :math:`u_{L-1} = W_L`, and back, a bar for the derivative of the loss,
+        v_l = u_l s_l, \quad u_{L-1} = W_L, \quad u_{l-1} = W_l^T v_l, \quad
+        \partial_\psi f = W_0^T v_0 + W_s^T v_s
+
+    and back, where a bar is the derivative of the loss,
 
     .. math::
-        \bar u_l = \bar v_l s_l, \qquad \bar v_l = W_l \bar u_{l-1}, \qquad
-        \bar z_l = \bar\eta_{l+1} s_l + \bar v_l u_l s_l (1 - s_l), \qquad
+        \bar v_0 = W_0 \bar p, \quad \bar u_l = \bar v_l s_l, \quad
+        \bar v_l = W_l \bar u_{l-1} + [l = s] W_s \bar p, \quad p = \partial_\psi f
+
+        \bar z_l = \bar\eta_{l+1} s_l + \bar v_l v_l (1 - s_l), \quad
+        \bar\eta_l = W_l^T \bar z_l, \quad
         \bar W_l = \bar z_l \eta_l^T + v_l \bar u_{l-1}^T
 
     Args:
         features: ψ, one row per point.
-        trunk: The weights; the skip's share of 1/√2 is applied here.
-        reduced: Whether all products but those that lead to z are in bfloat16. z is not: the
-            gate s turns from 0 to 1 within a few units of z, and inputs rounded to eight bits
-            move z by as much as 0.1 (gradient error 1.3e-2 instead of 3e-3).
+        trunk: The layers.
+        reduced: Whether all products but those that lead to z are in bfloat16. Those are not:
+            the gate s turns within a few units of z, which spreads over some ±30 in a trained
+            network, and factors of eight bits would move it by 0.1.
 
     Returns:
-        The values without the last bias, and one derivative per feature.
+        The values without a last bias, and one derivative per feature.
     """
     with torch.autocast(features.device.type, enabled=False):
-        return _Step.apply(
+        return _ValueAndSlopes.apply(
             reduced,
-            trunk.beta,
-            trunk.skip_at,
+            tuple(trunk.entering),
             features,
-            trunk.first,
-            trunk.skip,
             trunk.last,
-            *trunk.entering,
+            *trunk.entering.values(),
+            *trunk.shifts,
             *trunk.hidden,
         )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Kept:
-    """What a slice keeps for the way back: η, s and u of each layer, in the products' dtype."""
+    """What a slice keeps, layer by layer: the η that leaves it, s and v."""
 
-    inputs: list[Tensor]
-    slopes: list[Tensor]
+    outputs: list[Tensor]
+    gates: list[Tensor]
     towards: list[Tensor]
 
 
-class _Step(torch.autograd.Function):
+class _ValueAndSlopes(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         reduced: bool,
-        beta: float,
-        skip_at: int | None,
+        at: tuple[int, ...],
         features: Tensor,
-        first: Tensor,
-        skip: Tensor | None,
         last: Tensor,
-        *layers: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        depth = (len(layers) + 1) // 2
-        entering = [one * beta for one in layers[:depth]]
-        weights = [_scaled(one, l == skip_at) for l, one in enumerate(layers[depth:], start=1)]
+        depth = (len(weights) - len(at) + 1) // 2
+        trunk = Trunk(
+            entering=dict(zip(at, weights[: len(at)], strict=True)),
+            shifts=weights[len(at) : len(at) + depth],
+            hidden=weights[len(at) + depth :],
+            last=last,
+        )
         dtype = torch.bfloat16 if reduced else features.dtype
-        ctx.products = [weight.to(dtype) for weight in weights]
-        ctx.settings = beta, skip_at, dtype
-        ctx.save_for_backward(features, first, skip, last, *layers[:depth])
-        ctx.kept = []
-        by_point, by_skip = first * beta, None if skip is None else skip * (beta * ROOT_HALF)
-        value = features.new_empty(len(features))
-        by_features = torch.empty_like(features)
+        factors = [weight.to(dtype) for weight in trunk.hidden]
+        ctx.features, ctx.trunk, ctx.factors, ctx.kept = features, trunk, factors, []
+        value, slopes = features.new_empty(len(features)), torch.empty_like(features)
         for start in range(0, len(features), ROWS):
             rows = slice(start, start + ROWS)
-            psi = features[rows]
-            kept = _Kept(inputs=[], slopes=[], towards=[])
-            for layer in range(depth):
-                shift = entering[layer] if entering[layer].ndim == 1 else entering[layer][rows]
-                if layer == 0:
-                    z = torch.addmm(shift, psi, by_point.T)
-                else:
-                    z = torch.addmm(shift, eta, weights[layer - 1].T)
-                    if layer == skip_at:
-                        z.addmm_(psi, by_skip.T)
-                eta = functional.softplus(z)
-                kept.slopes.append(z.sigmoid_().to(dtype))
-                kept.inputs.append(eta.to(dtype))
-            torch.mv(eta, last[0] / beta, out=value[rows])
-            u = last.to(dtype).expand(len(psi), -1)
-            for layer in range(depth - 1, -1, -1):
-                kept.towards.insert(0, u)
-                v = u * kept.slopes[layer]
-                if layer == skip_at:
-                    by_features[rows] = v.to(features.dtype) @ skip * ROOT_HALF
-                if layer:
-                    u = v @ ctx.products[layer - 1]
-            if skip_at is None:
-                torch.mm(v.to(features.dtype), first, out=by_features[rows])
-            else:
-                by_features[rows].addmm_(v.to(features.dtype), first)
+            kept = _Kept(outputs=[], gates=[], towards=[])
+            value[rows] = _climb(features, trunk, rows, kept, dtype)
+            slopes[rows] = _descend(trunk, factors, kept)
             ctx.kept.append(kept)
-        return value, by_features
+        return value, slopes
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_value: Tensor, by_slope: Tensor) -> tuple[Tensor | None, ...]:
-        features, first, skip, last, *entering = ctx.saved_tensors
-        beta, skip_at, dtype = ctx.settings
-        depth = len(entering)
-        of_first, of_last = torch.zeros_like(first), torch.zeros_like(last)
-        of_skip = None if skip is None else torch.zeros_like(skip)
-        of_hidden = [torch.zeros_like(one, dtype=features.dtype) for one in ctx.products]
-        of_entering = [torch.zeros_like(one) for one in entering]
-        of_features = torch.zeros_like(features) if ctx.needs_input_grad[3] else None
-        full = features.dtype
+    def backward(ctx: Any, by_value: Tensor, by_slopes: Tensor) -> tuple[Tensor | None, ...]:
+        back = _Backward(ctx.features, ctx.trunk, ctx.factors, by_features=ctx.needs_input_grad[2])
         for number, kept in enumerate(ctx.kept):
             rows = slice(number * ROWS, (number + 1) * ROWS)
-            psi, y, p = features[rows], by_value[rows], by_slope[rows]
-            curved = []
-            vs, ubs = [], []
-            for layer in range(depth):
-                s, u = kept.slopes[layer], kept.towards[layer]
-                if layer == 0:
-                    v_bar = (p @ first.T).to(dtype)
-                else:
-                    v_bar = u_bar @ ctx.products[layer - 1].T
-                    if layer == skip_at:
-                        v_bar += (p @ skip.T * ROOT_HALF).to(dtype)
-                v = u * s
-                if layer == 0:
-                    of_first.addmm_(v.to(full).T, p)
-                elif layer == skip_at:
-                    of_skip.addmm_(v.to(full).T, p, alpha=ROOT_HALF)
-                if layer:
-                    _add(of_hidden[layer - 1], v, u_bar)
-                u_bar = v_bar * s
-                v_bar.mul_(u)
-                v_bar.mul_(torch.addcmul(s, s, s, value=-1))
-                curved.append(v_bar)
-            of_last += u_bar.to(full).sum(0)
-            of_last += (y @ kept.inputs[-1].to(full)) / beta
-            eta_bar = torch.outer(y, last[0] / beta).to(dtype)
-            for layer in range(depth - 1, -1, -1):
-                z_bar = curved[layer].addcmul_(eta_bar, kept.slopes[layer])
-                exact = z_bar.to(full)
-                if of_entering[layer].ndim == 1:
-                    of_entering[layer].add_(exact.sum(0), alpha=beta)
-                else:
-                    torch.mul(exact, beta, out=of_entering[layer][rows])
-                if layer == 0:
-                    of_first.addmm_(exact.T, psi, alpha=beta)
-                elif layer == skip_at:
-                    of_skip.addmm_(exact.T, psi, alpha=beta * ROOT_HALF)
-                if of_features is not None and layer in (0, skip_at):
-                    of_features[rows].addmm_(exact, first if layer == 0 else skip, alpha=beta * (1 if layer == 0 else ROOT_HALF))
-                if layer:
-                    _add(of_hidden[layer - 1], z_bar, kept.inputs[layer - 1])
-                    eta_bar = z_bar @ ctx.products[layer - 1]
-        if skip_at is not None:
-            of_hidden[skip_at - 1] *= ROOT_HALF
-        return (None, None, None, of_features, of_first, of_skip, of_last, *of_entering, *of_hidden)
+            back.descend(by_value[rows], rows, kept, back.climb(by_slopes[rows], kept))
+        return (
+            None,
+            None,
+            back.features,
+            back.last,
+            *back.entering.values(),
+            *back.shifts,
+            *back.hidden,
+        )
 
 
-def _scaled(weight: Tensor, at_skip: bool) -> Tensor:
-    return weight * ROOT_HALF if at_skip else weight
+def _climb(
+    features: Tensor, trunk: Trunk, rows: slice, kept: _Kept, dtype: torch.dtype
+) -> Float[Tensor, " rows"]:
+    """Go from ψ to W_L η_L and keep η and s of each layer."""
+    output, weights = features[rows], (trunk.entering[0], *trunk.hidden)
+    for layer, (weight, shift) in enumerate(zip(weights, trunk.shifts, strict=True)):
+        if shift.ndim == 1:
+            z = product(output, weight, shift)
+        else:
+            z = product(output, weight).add_(shift[rows])
+        if layer and layer in trunk.entering:
+            z += product(features[rows], trunk.entering[layer])
+        output = functional.softplus(z, threshold=_LINEAR_FROM)
+        kept.outputs.append(output.to(dtype))
+        kept.gates.append(z.sigmoid_().to(dtype))
+    return output @ trunk.last[0]
 
 
-def _add(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.dtype == total.dtype:
-        total.addmm_(left.T, right)
-    else:
-        total += left.T @ right
+def _descend(trunk: Trunk, factors: list[Tensor], kept: _Kept) -> Float[Tensor, "rows features"]:
+    """Go from W_L to the derivatives by ψ and keep v of each layer."""
+    full, dtype = trunk.last.dtype, kept.gates[-1].dtype
+    towards, slopes = trunk.last.to(dtype), []
+    for layer in range(len(kept.gates) - 1, -1, -1):
+        towards = towards * kept.gates[layer]
+        kept.towards.insert(0, towards)
+        if layer in trunk.entering:
+            slopes.append(product(towards.to(full), trunk.entering[layer].T))
+        if layer:
+            towards = product(towards, factors[layer - 1].T)
+    return torch.stack(slopes).sum(dim=0)
+
+
+class _Backward:
+    """The derivatives of the loss by all that entered, summed slice by slice."""
+
+    def __init__(
+        self, features: Tensor, trunk: Trunk, factors: list[Tensor], *, by_features: bool
+    ) -> None:
+        self._features, self._trunk, self._factors = features, trunk, factors
+        self.features = torch.zeros_like(features) if by_features else None
+        self.entering = {at: torch.zeros_like(weight) for at, weight in trunk.entering.items()}
+        self.last = torch.zeros_like(trunk.last)
+        self.shifts = [torch.zeros_like(shift) for shift in trunk.shifts]
+        self.hidden = [torch.zeros_like(weight) for weight in trunk.hidden]
+
+    def climb(self, by_slopes: Float[Tensor, "rows features"], kept: _Kept) -> list[Tensor]:
+        """Go back through the descent; return what it adds to the derivative by each z."""
+        dtype, full = kept.gates[0].dtype, by_slopes.dtype
+        bent: list[Tensor] = []
+        arriving = by_slopes
+        for layer, (gate, towards) in enumerate(zip(kept.gates, kept.towards, strict=True)):
+            if layer == 0:
+                by_towards = product(by_slopes, self._trunk.entering[0]).to(dtype)
+            else:
+                self.hidden[layer - 1] += product(towards.T, arriving.T)
+                by_towards = product(arriving, self._factors[layer - 1])
+                if layer in self.entering:
+                    by_towards += product(by_slopes, self._trunk.entering[layer])
+            if layer in self.entering:
+                self.entering[layer] += product(towards.to(full).T, by_slopes.T)
+            arriving = by_towards * gate
+            by_towards *= towards
+            bent.append(by_towards.addcmul_(by_towards, gate, value=-1))
+        self.last += arriving.to(full).sum(dim=0)
+        return bent
+
+    def descend(
+        self, by_value: Float[Tensor, " rows"], rows: slice, kept: _Kept, bent: list[Tensor]
+    ) -> None:
+        """Go back through the climb."""
+        dtype, full = kept.gates[0].dtype, by_value.dtype
+        self.last += by_value @ kept.outputs[-1].to(full)
+        by_output = torch.outer(by_value, self._trunk.last[0]).to(dtype)
+        for layer in range(len(bent) - 1, -1, -1):
+            by_z = bent[layer].addcmul_(by_output, kept.gates[layer])
+            if self.shifts[layer].ndim == 1:
+                self.shifts[layer] += by_z.sum(dim=0)
+            else:
+                self.shifts[layer][rows] = by_z
+            if layer in self.entering:
+                self._enter(by_z.to(full), rows, layer)
+            if layer:
+                self.hidden[layer - 1] += product(by_z.T, kept.outputs[layer - 1].T)
+                by_output = product(by_z, self._factors[layer - 1].T)
+
+    def _enter(self, by_z: Tensor, rows: slice, layer: int) -> None:
+        """Add the derivatives by the weight of ψ, and by ψ where they are wanted."""
+        self.entering[layer] += product(by_z.T, self._features[rows].T)
+        if self.features is not None:
+            self.features[rows] += product(by_z, self._trunk.entering[layer].T)

@@ -104,22 +104,27 @@ class Table:
         return 1 - own / best if best > 0 else 0.0
 
     def verdicts(self) -> list[str]:
-        """Say of each model in one sentence whether it beats the best trivial row."""
-        judge = self.metrics[0]
-        best = self.best_trivial
+        """Say of each model in one sentence which trivial rows it beats and which it does not."""
+        judge, best = self.metrics[0], self.best_trivial
         sign = 1 if judge.higher_is_better else -1
         sentences = []
         for row in self.rows:
             if row.kind != "model":
                 continue
+            own = self.mean(row, judge)
+            beaten, unbeaten = [], []
+            for other in self.rows:
+                if other.kind == "trivial":
+                    theirs = self.mean(other, judge)
+                    place = beaten if sign * (own - theirs) > 0 else unbeaten
+                    place.append(f"{other.name} ({theirs:.{judge.digits}f})")
             difference = np.subtract(row.values[judge.key], best.values[judge.key]) * sign
-            verb = "beats" if float(difference.mean()) > 0 else "does not beat"
-            digits = judge.digits
             sentences.append(
-                f"{row.name} {verb} the best trivial row ({best.name}) in {judge.label}: "
-                f"{self.mean(row, judge):.{digits}f} against {self.mean(best, judge):.{digits}f}, "
-                f"better in {int((difference > 0).sum())} of {len(difference)} frames "
-                "(one system: too few to judge in general)."
+                f"{row.name} ({judge.label} {own:.{judge.digits}f}) beats "
+                f"{', '.join(beaten) or 'no trivial row'}"
+                + (f"; it does not beat {', '.join(unbeaten)}" if unbeaten else "")
+                + f". Against the best of them it is better in {int((difference > 0).sum())} of "
+                f"{len(difference)} frames (one system: too few to judge in general)."
             )
         return sentences
 

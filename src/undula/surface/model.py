@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from undula.errors import InputError, UsageError
 from undula.io.residues import standard_name
+from undula.nn.grid import GridConfig, GridField
 from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
 from undula.surface.time import TimeConfig, linear_time, relaxation
 from undula.types import Structure
@@ -26,14 +27,16 @@ class SurfaceModelConfig:
     """What a DSR model is made of.
 
     Attributes:
-        network: The implicit network.
+        network: DSR's implicit network, or none.
+        grid: The faster field of splines on grids in its place, or none.
         time: Features of time.
         latent: Length of the latent code z, one code per training trajectory.
         base: "first-frame" adds the first frame's exact distance to the network, whose last
             layer starts at zero: the untrained model is the copied first frame. "none" is DSR.
     """
 
-    network: ImplicitConfig = field(default_factory=ImplicitConfig)
+    network: ImplicitConfig | None = None
+    grid: GridConfig | None = None
     time: TimeConfig = field(default_factory=TimeConfig)
     latent: int = 16
     base: Literal["first-frame", "none"] = "first-frame"
@@ -41,11 +44,22 @@ class SurfaceModelConfig:
     def __post_init__(self) -> None:
         if self.latent < 0:
             raise UsageError(f"model.latent should not be negative, it is {self.latent}")
-        if self.network.condition or self.network.zero_last:
+        if (self.network is None) == (self.grid is None):
             raise UsageError(
-                "model.network.condition and zero_last follow from time, latent and base; "
+                "a surface model has either model.network or model.grid; set the other to null"
+            )
+        if self.form.condition or self.form.zero_last:
+            raise UsageError(
+                "condition and zero_last of a field follow from time, latent and base; "
                 "leave them out"
             )
+
+    @property
+    def form(self) -> ImplicitConfig | GridConfig:
+        """The configuration of the field, whichever it is."""
+        chosen = self.grid if self.network is None else self.network
+        assert chosen is not None
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,14 +149,16 @@ class SurfaceModel(nn.Module):
         self.register_buffer(
             "scales", torch.tensor([s.scale for s in systems], dtype=torch.float64)
         )
-        self.network = ImplicitNetwork(
-            replace(
-                config.network,
-                condition=config.time.size + config.latent,
-                zero_last=config.base == "first-frame",
-            ),
-            generator,
+        form = replace(
+            config.form,
+            condition=config.time.size + config.latent,
+            zero_last=config.base == "first-frame",
         )
+        self.network: ImplicitNetwork | GridField
+        if isinstance(form, GridConfig):
+            self.network = GridField(form, generator)
+        else:
+            self.network = ImplicitNetwork(form, generator)
         codes = torch.randn(len(self.trajectories), config.latent, generator=generator)
         self.latents = nn.Parameter(codes / max(config.latent, 1) ** 0.5)
 
@@ -257,8 +273,10 @@ class SurfaceModel(nn.Module):
         """
         try:
             described = dict(description["config"])
+            network, grid = described.pop("network"), described.pop("grid")
             config = SurfaceModelConfig(
-                network=ImplicitConfig(**described.pop("network")),
+                network=network and ImplicitConfig(**network),
+                grid=grid and GridConfig(**grid),
                 time=TimeConfig(**described.pop("time")),
                 **described,
             )

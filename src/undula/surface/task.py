@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undula.errors import InputError, UsageError
-from undula.io.datasets import Dataset, PreparedTrajectory
+from undula.io.datasets import Dataset, PreparedTrajectory, Rows
 from undula.learn.task import ParameterGroup
 from undula.surface.losses import (
     LossConfig,
@@ -166,7 +166,8 @@ class SurfaceTask:
         surfaces, pools, lags = [], [], []
         for frame in frames:
             trajectory = self.trajectories[frame.trajectory]
-            surfaces.append(_slice(trajectory.surface(frame.frame), config.surface, generator))
+            rows = trajectory.surface(frame.frame)
+            surfaces.append(_slice(rows, 0, len(rows), config.surface, generator))
             pools.append(
                 _proportional(
                     trajectory.pool(frame.frame), trajectory.pool_rows, config.pool, generator
@@ -265,22 +266,22 @@ class SurfaceTask:
         }
 
 
-def _slice(rows: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
-    """Return ``count`` adjoining rows from a random start, around the end if need be."""
-    start = int(torch.randint(len(rows), (1,), generator=generator))
-    if start + count <= len(rows):
-        return np.array(rows[start : start + count])
-    return np.array(rows[np.arange(start, start + count) % len(rows)])
+def _slice(rows: Rows, first: int, end: int, count: int, generator: torch.Generator) -> np.ndarray:
+    """Return ``count`` adjoining rows of a block from a random start, around its end if need be."""
+    start = int(torch.randint(end - first, (1,), generator=generator))
+    if first + start + count <= end:
+        return np.array(rows[first + start : first + start + count])
+    return np.array(rows[first + np.arange(start, start + count) % (end - first)])
 
 
 def _proportional(
-    rows: np.ndarray, blocks: Sequence[int], count: int, generator: torch.Generator
+    rows: Rows, blocks: Sequence[int], count: int, generator: torch.Generator
 ) -> np.ndarray:
     """Return ``count`` rows, from each block in proportion to its length."""
     ends = np.cumsum([0, *blocks])
     shares = np.floor(ends / ends[-1] * count).astype(int)
     parts = [
-        _slice(rows[ends[i] : ends[i + 1]], int(shares[i + 1] - shares[i]), generator)
+        _slice(rows, int(ends[i]), int(ends[i + 1]), int(shares[i + 1] - shares[i]), generator)
         for i in range(len(blocks))
         if shares[i + 1] > shares[i]
     ]
