@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,31 @@ def test_pool_rows_are_near_local_and_uniform(folder):
     rows = np.array(open_dataset(folder).trajectories[0].pool(3))
     near, local, uniform = np.split(abs(rows[:, 3]), [64, 80])
     assert near.mean() < local.mean() < uniform.mean()
+
+
+def test_the_compact_form_holds_the_same_rows_in_a_third_of_the_space(folder, peptide, tmp_path):
+    topology, first, second = peptide
+    compact = replace(CONFIG, storage="compact")
+    prepare(topology, [first, second], tmp_path / "set", compact, holdout=[second])
+    full, packed = (open_dataset(one, verify=True) for one in (folder, tmp_path / "set"))
+    for one, other in zip(full.trajectories, packed.trajectories, strict=True):
+        for frame in (0, 4, 5, 11):
+            for kind in ("surface", "pool"):
+                before, after = (np.array(getattr(t, kind)(frame)) for t in (one, other))
+                assert after.dtype == before.dtype == np.float32
+                assert abs(after[:, :3] - before[:, :3]).max() < 5e-4
+                assert abs(after - before).max() < 0.02
+    shards = "run?/surface-*.npy", "run?/pool-*.npy"
+    sizes = [
+        sum(path.stat().st_size - 128 for name in shards for path in place.glob(name))
+        for place in (folder, tmp_path / "set")
+    ]
+    assert sizes[1] * 44 == sizes[0] * 14
+
+
+def test_an_unknown_storage_is_refused():
+    with pytest.raises(UsageError, match="full or compact, not tiny"):
+        PrepareConfig(storage="tiny")
 
 
 def test_all_trajectories_share_the_pose_of_the_first_frame(folder, peptide):
@@ -190,6 +216,4 @@ def test_labelled_points_repeat_with_the_generator(peptide):
 
 
 def _moved(structure, positions):
-    from dataclasses import replace
-
     return replace(structure, positions=positions)

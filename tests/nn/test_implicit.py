@@ -104,6 +104,24 @@ def test_passes_gradcheck_by_points_and_condition():
     points, condition = inputs(network.config, count=3)
     arguments = points.requires_grad_(), condition.requires_grad_()
     assert torch.autograd.gradcheck(network.value_and_gradient, arguments)
+    assert torch.autograd.gradgradcheck(network.explicit_value_and_gradient, arguments)
+
+
+def test_the_explicit_form_the_hand_written_one_and_that_without_autograd_agree(config):
+    network = trained(config)
+    points, condition = inputs(config)
+    parameters = list(network.parameters())
+    explicit = network.explicit_value_and_gradient(points, condition)
+    written = network.value_and_gradient(points, condition)
+    with torch.no_grad():
+        bare = network.value_and_gradient(points, condition)
+    torch.testing.assert_close(written, explicit, rtol=0, atol=1e-10)
+    torch.testing.assert_close(bare, explicit, rtol=0, atol=1e-10)
+    derivatives = [
+        torch.autograd.grad(value.abs().sum() + gradient.norm(dim=1).sum(), parameters)
+        for value, gradient in (explicit, written)
+    ]
+    torch.testing.assert_close(*derivatives, rtol=1e-9, atol=1e-10)
 
 
 def test_the_softplus_passes_gradcheck_twice():
@@ -231,6 +249,33 @@ def test_bfloat16_keeps_the_dtype_and_nearly_the_numbers():
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
     for ours, theirs in zip(rounded, exact, strict=True):
         assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def test_bfloat16_keeps_the_parameter_gradient_of_a_trained_network():
+    config = ImplicitConfig(harmonics="paper", degree=3, condition=9)
+    network, draw = ImplicitNetwork(config, generator()), generator(5)
+    with torch.no_grad():
+        for entry in (network.first, network.skip):
+            entry.points.normal_(0, 0.08, generator=draw)
+        for layer in network.hidden:
+            layer.weight *= 1.15
+        network.last.weight.normal_(0, 0.04, generator=draw)
+    points = 2 * torch.rand(2048, 3, generator=draw) - 1
+    normals = torch.nn.functional.normalize(torch.randn(2048, 3, generator=draw), dim=1)
+
+    def parameter_gradient(method, reduced: bool) -> torch.Tensor:
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            value, gradient = method(points, torch.zeros(9))
+        eikonal = (gradient.norm(dim=1) - 1).square().mean()
+        (value.abs().mean() + (gradient - normals).norm(dim=1).mean() + eikonal).backward()
+        return torch.cat([one.grad.flatten() for one in network.parameters()])
+
+    exact = parameter_gradient(network.value_and_gradient, reduced=False)
+    error = (parameter_gradient(network.value_and_gradient, reduced=True) - exact).norm()
+    plain = (parameter_gradient(network.explicit_value_and_gradient, reduced=True) - exact).norm()
+    assert error < 8e-3 * exact.norm()
+    assert error < 0.5 * plain
 
 
 def test_several_networks_can_be_evaluated_at_once():

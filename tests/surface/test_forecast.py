@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -107,3 +108,23 @@ def test_the_trivial_rows_come_back_as_they_were(trained, tmp_path):
     assert again.blur == trained.blur
     assert torch.equal(again.averaged[0].values, trained.averaged[0].values)
     assert again.provenance == trained.provenance
+
+
+def test_a_structure_of_its_own_is_exact_at_first_and_forgotten_later(dataset, trained, points):
+    seed = torch.Generator().manual_seed(1)
+    jitter = 0.5 * torch.randn(dataset.structure.positions.shape, generator=seed).double()
+    jitter[dataset.structure.alpha_carbons] = 0  # so that the pose stays
+    own = replace(dataset.structure, positions=dataset.structure.positions + jitter)
+    known, other = (forecast(s, [0.0], trained) for s in (dataset.structure, own))
+    gaps = [
+        float((known.sdf(points, time) - other.sdf(points, time)).abs().mean())
+        for time in (0.0, trained.memory_ps[0], 100 * trained.memory_ps[0])
+    ]
+    assert gaps[0] > 0.1
+    assert gaps[1] == pytest.approx(gaps[0] / math.e, rel=0.3)
+    assert gaps[2] < 0.15 * gaps[0]
+
+
+def test_deviations_last_longer_where_frames_resemble_their_neighbours(trained, dataset):
+    times = dataset.trajectories[0].times_ps
+    assert 0 < trained.memory_ps[0] < 40 * times[-1]

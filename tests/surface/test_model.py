@@ -125,11 +125,6 @@ def test_a_model_has_either_a_network_or_a_grid(both):
         SurfaceModelConfig(**choices)
 
 
-def test_the_code_of_a_system_is_the_mean_of_its_trajectories(dataset, generator):
-    model = model_of(dataset, generator)
-    torch.testing.assert_close(model.latent_of(0), model.latents.mean(dim=0))
-
-
 def test_names_of_other_force_fields_are_the_same_sequence(dataset):
     names = dataset.structure.residue_names.astype("<U4")
     names = np.where(names == "LEU", "NLEU", names)

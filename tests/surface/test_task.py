@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from undula.data.prepare import PrepareConfig, prepare
 from undula.errors import InputError
 from undula.nn.implicit import ImplicitConfig
 from undula.surface.losses import LossConfig
@@ -66,6 +67,23 @@ def test_pool_rows_keep_the_proportion_in_which_they_were_prepared(dataset):
     batch = task.batch(0, torch.Generator().manual_seed(1))
     found = sum(row.tobytes() in near for row in batch.pool[0].numpy())
     assert found == 64
+
+
+def test_a_compact_data_set_gives_the_same_batch_up_to_rounding(dataset, peptide, tmp_path):
+    topology, first, second = peptide
+    rules = dataset.manifest["request"]["rules"] | {"storage": "compact"}
+    compact = prepare(
+        topology, [first, second], tmp_path / "set", PrepareConfig(**rules), holdout=[second]
+    )
+    batches = [
+        task_of(one, surface=40, pool=64).batch(0, torch.Generator().manual_seed(1))
+        for one in (dataset, compact)
+    ]
+    assert torch.equal(batches[0].lag_ps, batches[1].lag_ps)
+    for kind in ("surface", "pool"):
+        before, after = (getattr(batch, kind) for batch in batches)
+        torch.testing.assert_close(after, before, rtol=0, atol=0.02)
+        torch.testing.assert_close(after[:, :, :3], before[:, :, :3], rtol=0, atol=5e-4)
 
 
 def test_the_copied_first_frame_has_skill_zero(dataset):

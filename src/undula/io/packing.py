@@ -33,7 +33,7 @@ class PackedRows:
     Attributes:
         numbers: Five lengths in steps, then two directions; may be memory-mapped.
         least: The value of step −32,768 of each length, Å.
-        step: Å.
+        step: Å; 0 for a length that is the same in all rows.
         kind: Which columns the rows have.
     """
 
@@ -73,9 +73,9 @@ def packed(rows: Float[np.ndarray, "rows 11"], kind: Kind) -> PackedRows:
     least, greatest = (
         (lengths.min(axis=0), lengths.max(axis=0)) if len(rows) else (np.zeros(5), np.zeros(5))
     )
-    step = np.where(greatest > least, (greatest - least) / _STEPS, 1.0)
+    step = (greatest - least) / _STEPS
     numbers = np.empty((len(rows), 7), np.int16)
-    numbers[:, :5] = np.rint((lengths - least) / step) - 32_768
+    numbers[:, :5] = np.rint((lengths - least) / np.where(step > 0, step, 1)) - 32_768
     for column, place in enumerate(DIRECTIONS[kind], start=5):
         numbers[:, column] = octahedral(rows[:, place]).view(np.int16)[:, 0]
     return PackedRows(numbers=numbers, least=least, step=step, kind=kind)

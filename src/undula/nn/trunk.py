@@ -8,7 +8,7 @@ differentiable once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,31 +109,33 @@ class _ValueAndSlopes(torch.autograd.Function):
         last: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        depth = (len(weights) - len(at) + 1) // 2
-        trunk = Trunk(
-            entering=dict(zip(at, weights[: len(at)], strict=True)),
-            shifts=weights[len(at) : len(at) + depth],
-            hidden=weights[len(at) + depth :],
-            last=last,
-        )
+        trunk = _assembled(at, last, weights)
         dtype = torch.bfloat16 if reduced else features.dtype
         factors = [weight.to(dtype) for weight in trunk.hidden]
-        ctx.features, ctx.trunk, ctx.factors, ctx.kept = features, trunk, factors, []
         value, slopes = features.new_empty(len(features)), torch.empty_like(features)
+        saved: list[Tensor] = []
         for start in range(0, len(features), ROWS):
             rows = slice(start, start + ROWS)
             kept = _Kept(outputs=[], gates=[], towards=[])
             value[rows] = _climb(features, trunk, rows, kept, dtype)
             slopes[rows] = _descend(trunk, factors, kept)
-            ctx.kept.append(kept)
+            saved += kept.outputs + kept.gates + kept.towards
+        ctx.at, ctx.weights, ctx.dtype = at, len(weights), dtype
+        ctx.save_for_backward(features, last, *weights, *saved)
         return value, slopes
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_value: Tensor, by_slopes: Tensor) -> tuple[Tensor | None, ...]:
-        back = _Backward(ctx.features, ctx.trunk, ctx.factors, by_features=ctx.needs_input_grad[2])
-        for number, kept in enumerate(ctx.kept):
-            rows = slice(number * ROWS, (number + 1) * ROWS)
+        features, last, *others = ctx.saved_tensors
+        weights, saved = others[: ctx.weights], others[ctx.weights :]
+        trunk = _assembled(ctx.at, last, weights)
+        back = _Backward(features, trunk, ctx.dtype, by_features=ctx.needs_input_grad[2])
+        depth = len(trunk.shifts)
+        for number, start in enumerate(range(0, len(features), ROWS)):
+            rows = slice(start, start + ROWS)
+            mine = saved[3 * depth * number :][: 3 * depth]
+            kept = _Kept(outputs=mine[:depth], gates=mine[depth:-depth], towards=mine[-depth:])
             back.descend(by_value[rows], rows, kept, back.climb(by_slopes[rows], kept))
         return (
             None,
@@ -144,6 +146,17 @@ class _ValueAndSlopes(torch.autograd.Function):
             *back.shifts,
             *back.hidden,
         )
+
+
+def _assembled(at: tuple[int, ...], last: Tensor, weights: Sequence[Tensor]) -> Trunk:
+    """Name the tensors again that `torch.autograd.Function` takes in a row."""
+    depth = (len(weights) - len(at) + 1) // 2
+    return Trunk(
+        entering=dict(zip(at, weights[: len(at)], strict=True)),
+        shifts=tuple(weights[len(at) : len(at) + depth]),
+        hidden=tuple(weights[len(at) + depth :]),
+        last=last,
+    )
 
 
 def _climb(
@@ -182,9 +195,10 @@ class _Backward:
     """The derivatives of the loss by all that entered, summed slice by slice."""
 
     def __init__(
-        self, features: Tensor, trunk: Trunk, factors: list[Tensor], *, by_features: bool
+        self, features: Tensor, trunk: Trunk, dtype: torch.dtype, *, by_features: bool
     ) -> None:
-        self._features, self._trunk, self._factors = features, trunk, factors
+        self._features, self._trunk = features, trunk
+        self._factors = [weight.to(dtype) for weight in trunk.hidden]
         self.features = torch.zeros_like(features) if by_features else None
         self.entering = {at: torch.zeros_like(weight) for at, weight in trunk.entering.items()}
         self.last = torch.zeros_like(trunk.last)

@@ -112,7 +112,8 @@ class Table:
             if row.kind != "model":
                 continue
             own = self.mean(row, judge)
-            beaten, unbeaten = [], []
+            beaten: list[str] = []
+            unbeaten: list[str] = []
             for other in self.rows:
                 if other.kind == "trivial":
                     theirs = self.mean(other, judge)

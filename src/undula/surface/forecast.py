@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +16,10 @@ from torch import Tensor
 from undula import atomic
 from undula.data.prepare import surface_of
 from undula.errors import InputError, Notice, UsageError
-from undula.geometry.frames import superposition
+from undula.geometry.frames import rmsd, superposition
 from undula.geometry.isosurface import LevelSet, extract
 from undula.geometry.lattice import Lattice
-from undula.geometry.molecular_surface import MolecularSurface
+from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
 from undula.io.datasets import read_json, read_structure, write_structure
 from undula.io.inspection import require_surface
 from undula.surface.trained import TrainedSurface
@@ -77,6 +78,26 @@ class MovingSurface:
         known = self.trained.model.alpha_carbons(self.system)
         return superposition(self.structure.positions[on].double(), known)
 
+    @cached_property
+    def start(self) -> int:
+        """Which training trajectory began nearest to the structure, by RMSD of the Cα."""
+        rotation, translation = self.to_model
+        on = self.structure.alpha_carbons
+        posed = self.structure.positions[on].double() @ rotation.T + translation
+        known = self.trained.model.trajectories
+        distances = {
+            index: float(rmsd(posed, start.positions[start.alpha_carbons]))
+            for index, start in enumerate(self.trained.starts)
+            if known[index][1] == self.system
+        }
+        return min(distances, key=lambda index: distances[index])
+
+    @cached_property
+    def known_surface(self) -> MolecularSurface:
+        """The exact surface of that trajectory's first frame, in the model's pose."""
+        start = self.trained.starts[self.start]
+        return molecular_surface(start.positions, start.radii, probe=self.probe)
+
     def sdf(self, points: Float[Tensor, "n 3"], time_ps: float) -> Float[Tensor, " n"]:
         """Return the signed distance at points in the structure's own pose.
 
@@ -87,10 +108,8 @@ class MovingSurface:
         Returns:
             Å, negative inside.
         """
-        base = None
-        if self.trained.model.config.base == "first-frame":
-            base = self.first_surface.signed_distance(points)
-        return self._field(points, time_ps, base)
+        bases = self._bases_at(points) if self._has_base else None
+        return self._field(points, time_ps, bases)
 
     def level_set(
         self,
@@ -122,16 +141,16 @@ class MovingSurface:
             margin *= 2
 
     def _level_set(self, time_ps: float, level: float, lattice: Lattice) -> LevelSet:
-        has_base = self.trained.model.config.base == "first-frame"
-        base = self._base_on(lattice) if has_base else None
+        bases = self._bases_on(lattice) if self._has_base else None
         last = torch.tensor(lattice.shape) - 1
 
         def values(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
             known = None
-            if base is not None:
+            if bases is not None:
                 # Coarse passes ask a little beyond the far ends; the border's value serves there.
                 nodes = ((points - lattice.origin) / lattice.spacing).round().long()
-                known = base[tuple(nodes.minimum(last).unbind(dim=1))]
+                x, y, z = nodes.minimum(last).unbind(dim=1)
+                known = bases[:, x, y, z]
             return self._field(points, time_ps, known)
 
         return extract(values, lattice, level=level, chunk=CHUNK)
@@ -151,27 +170,47 @@ class MovingSurface:
             positions.amin(dim=0) - margin, positions.amax(dim=0) + margin, spacing
         )
 
-    def _base_on(self, lattice: Lattice) -> Float[Tensor, "nx ny nz"]:
+    @property
+    def _has_base(self) -> bool:
+        return self.trained.model.config.base == "first-frame"
+
+    def _bases_at(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "2 n"]:
+        """Return the distances to the structure's own surface and to the one the model knows."""
+        rotation, translation = self.to_model
+        moved = points.double() @ rotation.T + translation
+        own = self.first_surface.signed_distance(points)
+        return torch.stack([own.double(), self.known_surface.signed_distance(moved)])
+
+    def _bases_on(self, lattice: Lattice) -> Float[Tensor, "2 nx ny nz"]:
         key = (tuple(lattice.origin.tolist()), lattice.spacing, lattice.shape)
         if key not in self._bases:
             self._bases.clear()
-            self._bases[key] = self.first_surface.lattice_distance(
-                lattice.origin, lattice.spacing, lattice.shape, band=None
-            )
+            self._bases[key] = self._bases_at(lattice.points()).reshape(2, *lattice.shape)
         return self._bases[key]
 
     @torch.no_grad()
     def _field(
-        self, points: Float[Tensor, "n 3"], time_ps: float, base: Float[Tensor, " n"] | None
+        self, points: Float[Tensor, "n 3"], time_ps: float, bases: Float[Tensor, "2 n"] | None
     ) -> Float[Tensor, " n"]:
-        model, system = self.trained.model, self.system
+        r"""Return the field; its base fades from the structure's own surface to the known one.
+
+        .. math:: b(x, t) = d_{known}(x) + e^{-t/\tau} (d_{own}(x) - d_{known}(x))
+
+        The network corrects the known first frame. What the given structure has of its own is
+        a deviation, and that is forgotten as fast as deviations were in training (τ).
+        """
+        model = self.trained.model
         rotation, translation = self.to_model
-        latent = model.latent_of(system)
+        latent = model.latents[self.start]
         lag = torch.tensor([time_ps], dtype=torch.float64, device=latent.device)
         condition = model.conditions(lag, latent[None])[0]
         moved = points.double() @ rotation.T + translation
-        known = None if base is None else base.to(condition.dtype)
-        return model.field(moved, condition, system, known).to(points.dtype)
+        base = None
+        if bases is not None:
+            own, known = bases
+            kept = math.exp(-time_ps / self.trained.memory_ps[self.system])
+            base = (known + kept * (own - known)).to(condition.dtype)
+        return model.field(moved, condition, self.system, base).to(points.dtype)
 
     def save(self, folder: Path) -> None:
         """Write the forecast: structure, weights, times and report; the last file names it whole.

@@ -184,11 +184,6 @@ class SurfaceModel(nn.Module):
             f"was trained on: {known}; this kind of model (DSR) knows only its own proteins"
         )
 
-    def latent_of(self, system: int) -> Float[Tensor, " latent"]:
-        """Return the mean code of a system's training trajectories."""
-        rows = [i for i, (_, owner) in enumerate(self.trajectories) if owner == system]
-        return self.latents[rows].mean(dim=0)
-
     def conditions(
         self, lag_ps: Float[Tensor, " times"], latent: Float[Tensor, "times latent"]
     ) -> Float[Tensor, "times condition"]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from undula.data.prepare import surface_of
 from undula.errors import InputError
@@ -20,11 +22,27 @@ from undula.surface.baselines import Blur, StaticSurface, averaged, fitted_blur,
 from undula.surface.model import SurfaceModel
 from undula.surface.task import SurfaceTask
 
+_START_PARTS = ("positions", "radii", "alpha_carbons")
 WEIGHTS = "model.safetensors"
 TRIVIAL = "trivial.safetensors"
 TRIVIAL_SPACING = 1.0
 TRIVIAL_FRAMES = 25
 """How many evenly spaced training frames of a trajectory the trivial rows are fitted on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The first frame of a training trajectory, in the model's pose.
+
+    Attributes:
+        positions: Atoms, Å.
+        radii: Their van der Waals radii, Å.
+        alpha_carbons: Which of them are Cα.
+    """
+
+    positions: Float[Tensor, "atoms 3"]
+    radii: Float[Tensor, " atoms"]
+    alpha_carbons: Int[Tensor, " residues"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +53,16 @@ class TrainedSurface:
         model: The network.
         blur: σ and cut of the blurred first frame, fitted on the training frames.
         averaged: The majority shape of the training frames of each system, in its pose.
+        starts: The first frame of each training trajectory.
+        memory_ps: For each system how long a deviation from its mean shape lasts, ps.
         provenance: What it was trained on and how, for the model card.
     """
 
     model: SurfaceModel
     blur: Blur
     averaged: tuple[StaticSurface, ...]
+    starts: tuple[Start, ...]
+    memory_ps: tuple[float, ...]
     provenance: dict[str, Any]
 
     def save(self, folder: Path) -> None:
@@ -52,9 +74,15 @@ class TrainedSurface:
         )
         save_weights(
             folder / TRIVIAL,
-            {f"averaged_{i}": static.values for i, static in enumerate(self.averaged)},
+            {f"averaged_{i}": static.values for i, static in enumerate(self.averaged)}
+            | {
+                f"start_{i}_{part}": getattr(start, part)
+                for i, start in enumerate(self.starts)
+                for part in _START_PARTS
+            },
             {
                 "kind": "surface-trivial",
+                "memory_ps": list(self.memory_ps),
                 "blur": asdict(self.blur),
                 "lattices": [
                     {"origin": s.lattice.origin.tolist(), "spacing": s.lattice.spacing}
@@ -89,7 +117,18 @@ class TrainedSurface:
             nx, ny, nz = values.shape
             lattice = Lattice(origin=origin, spacing=described["spacing"], shape=(nx, ny, nz))
             statics.append(StaticSurface(lattice, values))
-        return cls(model, Blur(**trivial["blur"]), tuple(statics), metadata["provenance"])
+        starts = tuple(
+            Start(**{part: tensors[f"start_{index}_{part}"] for part in _START_PARTS})
+            for index in range(len(model.trajectories))
+        )
+        return cls(
+            model=model,
+            blur=Blur(**trivial["blur"]),
+            averaged=tuple(statics),
+            starts=starts,
+            memory_ps=tuple(trivial["memory_ps"]),
+            provenance=metadata["provenance"],
+        )
 
 
 def trivial_rows(
@@ -130,6 +169,61 @@ def trivial_rows(
             shapes += occupied
         statics.append(StaticSurface(lattice, averaged(shapes).float()))
     return fitted_blur(cases) if cases else Blur(), tuple(statics)
+
+
+def starts(task: SurfaceTask, datasets: Sequence[Dataset]) -> tuple[Start, ...]:
+    """Return the first frame of each training trajectory."""
+    return tuple(
+        Start(
+            positions=torch.tensor(np.array(trajectory.positions[0]), dtype=torch.float64),
+            radii=datasets[owner].structure.vdw_radii.double(),
+            alpha_carbons=datasets[owner].structure.alpha_carbons,
+        )
+        for trajectory, owner in zip(task.trajectories, task.owners, strict=True)
+    )
+
+
+def memory(task: SurfaceTask, dataset: Dataset, system: int, probe: float) -> float:
+    r"""Fit how long a deviation of the surface from its mean lasts, on training frames.
+
+    .. math:: \min_\tau \sum_{i<j} (\rho_{ij} - e^{-(t_j - t_i)/\tau})^2
+
+    where ρ is the correlation, over points around the first frame, of the deviations of two
+    frames' signed distances from the mean over frames.
+
+    Args:
+        task: Knows which frames may be read.
+        dataset: The system's data set.
+        system: Its number.
+        probe: Of the data set, Å.
+
+    Returns:
+        τ in ps; the horizon of training where there are fewer than three frames to tell.
+    """
+    correlations, gaps = [], []
+    for index, trajectory in enumerate(task.trajectories):
+        frames = sorted(f.frame for f in task.training + task.validation if f.trajectory == index)
+        frames = frames[:: max(1, len(frames) // TRIVIAL_FRAMES)]
+        if task.owners[index] != system or len(frames) < 3:
+            continue
+        points = torch.tensor(np.array(trajectory.pool(0)[:1024])[:, :3], dtype=torch.float64)
+        field = torch.stack(
+            [
+                _exact(dataset, trajectory.positions[frame], probe).signed_distance(points)
+                for frame in frames
+            ]
+        )
+        deviation = torch.nn.functional.normalize(field - field.mean(dim=0), dim=1)
+        i, j = torch.triu_indices(len(frames), len(frames), offset=1)
+        times = torch.from_numpy(trajectory.times_ps[frames])
+        correlations.append((deviation @ deviation.T)[i, j])
+        gaps.append(times[j] - times[i])
+    if not gaps:
+        return task.module.horizon_ps
+    found, gap = torch.cat(correlations), torch.cat(gaps)
+    grid = torch.logspace(-1, 1.5, 101, dtype=torch.float64) * float(gap.min())
+    errors = [float((found - torch.exp(-gap / tau)).square().sum()) for tau in grid]
+    return float(grid[int(np.argmin(errors))])
 
 
 def _exact(dataset: Dataset, positions: np.ndarray, probe: float) -> MolecularSurface:

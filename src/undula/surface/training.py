@@ -15,7 +15,7 @@ from undula.learn.progress import Progress
 from undula.surface.losses import LossConfig
 from undula.surface.model import SurfaceModelConfig
 from undula.surface.task import BatchConfig, SurfaceTask
-from undula.surface.trained import TrainedSurface, trivial_rows
+from undula.surface.trained import TrainedSurface, memory, starts, trivial_rows
 
 
 def train(
@@ -59,6 +59,10 @@ def train(
         model=task.module.cpu().eval().requires_grad_(False),
         blur=blur,
         averaged=statics,
+        starts=starts(task, datasets),
+        memory_ps=tuple(
+            memory(task, dataset, system, probe) for system, dataset in enumerate(datasets)
+        ),
         provenance=_provenance(task, datasets, probe, fit_config, result.step),
     )
     trained.save(out)
