@@ -19,14 +19,16 @@ ROOT = Path(__file__).parents[1]
 
 CARD = """# Model card: villin
 
-{parameters:,} parameters, trained for {steps} steps on {frames} frames (up to {until:g} ps) of the bundled simulation of
-villin headpiece (1VII) by `make weights`; nothing later was read, and nothing was chosen on later frames.
+{parameters:,} parameters, trained for {steps} steps on {frames} frames (up to {until:g} ps) of the
+bundled simulation of villin headpiece (1VII) by `make weights`; nothing later was read, and nothing
+was chosen on later frames.
 
-**Use**: to try undula. It knows this one protein, in this force field at 300 K, and is deterministic: it forecasts the typical
-shape, not a sample, and no uncertainty.
+**Use**: to try undula. It knows this one protein, in this force field at 300 K, and is
+deterministic: it forecasts the typical shape, not a sample, and no uncertainty.
 
-**Scores** on every second frame of the second half, which it never saw, from the first frame alone. *Averaged training frames*
-has seen the same frames as the model; the other trivial rows see the first frame only.
+**Scores** on every second frame of the second half, which it never saw, from the first frame alone.
+*Averaged training frames* has seen the same frames as the model; the other trivial rows see the
+first frame only.
 
 {scores}
 One protein, one run: too few to judge the method by. Weights: Apache-2.0. Simulation: CC0-1.0.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class PrepareConfig:
     margin: float = 8.0
     seed: int = 0
     frames_per_shard: int = 10
-    storage: Literal["full", "compact"] = "full"
+    storage: str = "full"
 
     def __post_init__(self) -> None:
         for name in ("stride", "near", "local", "uniform", "frames_per_shard"):
