@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"undula: there is no command {words[0]}{hint}", file=sys.stderr)
             return 2
         _cache_for_kernels()
+        # Threads that wait by spinning make everything many times slower on a busy machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         module = importlib.import_module(f"undula.cli.{words[0]}")
         code = module.run(words[1:])
         sys.stdout.flush()
