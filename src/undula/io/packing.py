@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, no_type_check
 
+import numba
 import numpy as np
 from jaxtyping import Float, Float32, Int16
 
@@ -84,12 +85,31 @@ def packed(rows: Float[np.ndarray, "rows 11"], kind: Kind) -> PackedRows:
 def unpacked(rows: PackedRows) -> Float32[np.ndarray, "rows 11"]:
     """Return packed rows as they were before, up to rounding."""
     result = np.empty((len(rows), 11), np.float32)
-    lengths = rows.numbers[:, :5] * rows.step.astype(np.float32)
-    lengths += (rows.least + 32_768 * rows.step).astype(np.float32)
-    result[:, LENGTHS[rows.kind]] = lengths
-    for column, place in enumerate(DIRECTIONS[rows.kind], start=5):
-        result[:, place] = _directions()[rows.numbers[:, column].view(np.uint16)]
+    first, second = DIRECTIONS[rows.kind]
+    _unpack(
+        rows.numbers,
+        rows.least,
+        rows.step,
+        np.array(LENGTHS[rows.kind]),
+        (first.start, second.start),
+        _directions(),
+        result,
+    )
     return result
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _unpack(numbers, least, step, lengths, places, directions, result):
+    """Fill the columns of the lengths, and from each of two places on those of a direction."""
+    for row in range(len(numbers)):
+        for column in range(5):
+            steps = numbers[row, column] + 32_768
+            result[row, lengths[column]] = least[column] + step[column] * steps
+        for which in range(2):
+            pair = numbers[row, 5 + which] & 0xFFFF
+            for axis in range(3):
+                result[row, places[which] + axis] = directions[pair, axis]
 
 
 def octahedral(directions: Float[np.ndarray, "n 3"]) -> np.ndarray:

@@ -87,7 +87,9 @@ class GridField(nn.Module):
     border of the grids: far away the sum tends to its value there. T starts at 0, b at
     (1, 0, …), W at N(0, 1 / size of c) but for its first row: the first mixture is what stays.
     For given W and b the field is linear in T, so an absolute or squared error of values and
-    gradients is convex in T.
+    gradients is convex in T. What the training frames do by chance is learned too: on
+    short simulations a weight decay of 1 (at a learning rate of 0.01) and averaged weights
+    (decay 0.99) forecast best.
 
     Source: own. Layered grids of numbers are those of Müller et al. (2022), Instant NGP. Differs
     from it: no hashing, no network behind them, quadratic in place of linear interpolation.

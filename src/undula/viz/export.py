@@ -127,6 +127,7 @@ def write_evaluation(moving: MovingSurface, evaluation: Evaluation, folder: Path
         [evaluation.truth[i] for i in chosen],
         [evaluation.forecast[i] for i in chosen],
         scalar_label=SCALAR_LABEL,
+        truth_label="truth",
     )
     shown = page(
         moving, evaluation.times_ps, evaluation.forecast, evaluation.truth, [], table=table
@@ -155,8 +156,10 @@ def page(
         table: Scores, if there is a truth.
     """
     provenance = moving.trained.provenance
+    grids = moving.trained.model.config.grid is not None
+    kind = "splines on grids" if grids else "DSR's implicit network"
     notes = [
-        f"Model: DSR, trained for {provenance['steps']} steps on "
+        f"Model: {kind}, trained for {provenance['steps']} steps on "
         f"{provenance['training_frames']} frames up to {moving.trained.model.horizon_ps:g} ps.",
         "It knows only the protein it was trained on.",
         *(str(notice) for notice in [*moving.notices, *notices]),
@@ -181,6 +184,7 @@ def page(
         score_series=series,
         score_label=METRICS[0].label,
         notes=notes,
+        truth_label="truth",
     )
 
 
