@@ -35,6 +35,7 @@ def test_a_score_figure_has_the_same_bytes_twice(tmp_path):
 
 def test_text_with_dollar_signs_is_not_read_as_mathematics(tmp_path):
     score_figure(tmp_path / "a.png", TIMES, {r"$\frac$": [1.0, 2.0, 3.0]}, r"$\bad$")
+    assert pixels(tmp_path / "a.png").std() > 0
 
 
 @pytest.mark.parametrize("rows", [{}, {"model": [math.nan] * 3}])
