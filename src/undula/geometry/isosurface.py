@@ -112,13 +112,14 @@ def lattice_values(
 ) -> LatticeValues:
     r"""Evaluate a field on a lattice, exactly only where it comes near a level.
 
-    A cell with edge s and corner values f_c cannot meet the level if
+    An octant o of a cell with edge s can meet the level only if all corner values f_c of the
+    cell allow for a place in it,
 
-    .. math:: \min_c |f_c - l| > \tfrac{\sqrt 3}{2} L s
-        \quad\text{or}\quad \max_c |f_c - l| > \sqrt 3 L s
+    .. math:: |f_c - l| \le L s \, r_{oc} \quad\text{for all } c, \qquad
+        r_{oc}^2 = \sum_k \bigl(\tfrac14 \text{ if } o_k = c_k \text{ else } 1\bigr),
 
-    and all corners lie on one side: every place of it is half a diagonal from some corner
-    and a diagonal from any. Cells that may are halved until the spacing is reached.
+    where s r is the distance of a corner to the farthest place of the octant. Octants that can
+    are the cells of the next pass, until the spacing is reached.
     L = 1 suffices for a signed distance; a learned field needs 1.2 to 1.5, and infinity
     evaluates every node. Where the field is steeper than L says, a piece of the surface that
     comes into sight anywhere is still followed to its end; only a piece that no evaluated
@@ -155,9 +156,10 @@ def lattice_values(
         evaluated |= missing
         if edge == 1:
             break
-        reach = lipschitz * lattice.spacing * edge * math.sqrt(3)
-        cells = cells & _may_cross(values - level, reach) | _crossed(values < level)
-        values, evaluated, cells = _halved(values, evaluated, cells)
+        reach = lipschitz * lattice.spacing * edge
+        surprises = _crossed(values < level) & ~cells
+        cells = _octants(values - level, cells, reach) | _halves(surprises)
+        values, evaluated = _halved(values, evaluated)
         edge //= 2
     while (missing := _corners(_crossed(values < level)) & ~evaluated).any():
         evaluations += _evaluate(field, lattice, values, missing, edge, chunk)
@@ -220,14 +222,27 @@ def _evaluate(
     return len(index)
 
 
-def _may_cross(above: Float[Tensor, "nx ny nz"], reach: float) -> Bool[Tensor, "nx-1 ny-1 nz-1"]:
-    """Tell which cells can meet level 0 when the field changes by ``reach`` along a diagonal."""
-    nearest = farthest = above.abs()
+def _octants(
+    above: Float[Tensor, "nx ny nz"], cells: Bool[Tensor, "nx-1 ny-1 nz-1"], reach: float
+) -> Bool[Tensor, "2*nx-2 2*ny-2 2*nz-2"]:
+    """Tell which octants of cells can meet level 0, when the field changes by the reach along s."""
+    corners = torch.cartesian_prod(*[torch.arange(2, device=cells.device)] * 3)
+    shares = torch.where(corners[:, None] == corners, 0.25, 1.0).sum(dim=2)
+    farthest = (reach * shares.sqrt()).to(above)
+    index = cells.nonzero()
+    heights = above[tuple((index[:, None] + corners).unbind(dim=2))].abs()
+    found = _halves(torch.zeros_like(cells))
+    for octant, bounds in zip(corners, farthest, strict=True):
+        room = (heights <= bounds).all(dim=1)
+        found[tuple((2 * index[room] + octant).unbind(dim=1))] = True
+    return found
+
+
+def _halves(cells: Bool[Tensor, "nx ny nz"]) -> Bool[Tensor, "2*nx 2*ny 2*nz"]:
+    """Give each cell's mark to its octants."""
     for axis in range(3):
-        size = nearest.shape[axis] - 1
-        nearest = nearest.narrow(axis, 0, size).minimum(nearest.narrow(axis, 1, size))
-        farthest = farthest.narrow(axis, 0, size).maximum(farthest.narrow(axis, 1, size))
-    return (nearest <= reach / 2) & (farthest <= reach)
+        cells = cells.repeat_interleave(2, dim=axis)
+    return cells
 
 
 def _crossed(inside: Bool[Tensor, "nx ny nz"]) -> Bool[Tensor, "nx-1 ny-1 nz-1"]:
@@ -250,15 +265,9 @@ def _corners(cells: Bool[Tensor, "nx ny nz"]) -> Bool[Tensor, "nx+1 ny+1 nz+1"]:
 
 
 def _halved(
-    values: Float[Tensor, "nx ny nz"],
-    evaluated: Bool[Tensor, "nx ny nz"],
-    cells: Bool[Tensor, "nx-1 ny-1 nz-1"],
-) -> tuple[
-    Float[Tensor, "2*nx-1 2*ny-1 2*nz-1"],
-    Bool[Tensor, "2*nx-1 2*ny-1 2*nz-1"],
-    Bool[Tensor, "2*nx-2 2*ny-2 2*nz-2"],
-]:
-    """Halve the spacing: interpolated values, which of them are exact, and the halves of cells."""
+    values: Float[Tensor, "nx ny nz"], evaluated: Bool[Tensor, "nx ny nz"]
+) -> tuple[Float[Tensor, "2*nx-1 2*ny-1 2*nz-1"], Bool[Tensor, "2*nx-1 2*ny-1 2*nz-1"]]:
+    """Halve the spacing: interpolated values, and which of them are exact."""
     shape = [2 * size - 1 for size in values.shape]
     finer = torch.nn.functional.interpolate(
         values[None, None], size=shape, mode="trilinear", align_corners=True
@@ -266,6 +275,4 @@ def _halved(
     exact = torch.zeros(shape, dtype=torch.bool, device=values.device)
     exact[::2, ::2, ::2] = evaluated
     finer[::2, ::2, ::2] = values
-    for axis in range(3):
-        cells = cells.repeat_interleave(2, dim=axis)
-    return finer, exact, cells
+    return finer, exact

@@ -1,7 +1,7 @@
 """Matrix products in float32 on a CPU by oneDNN, which both kinds of processor serve well.
 
 torch hands float32 products to MKL, which reaches half of oneDNN's rate on AMD processors
-(100 against 230 GFLOP/s on one core of an EPYC 9005); numbers agree to 4e-7.
+(100 against 230 GFLOP/s on one core of an EPYC, Zen 5); numbers agree to 4e-7.
 """
 
 from __future__ import annotations
