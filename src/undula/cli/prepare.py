@@ -24,6 +24,12 @@ def run(words: Sequence[str]) -> int:
     p.add_argument("--stride", type=int, default=1, help="keep every n-th frame")
     p.add_argument("--probe", type=float, default=1.4, help="solvent probe radius, Å")
     p.add_argument("--spacing", type=float, default=1.0, help="of surface points, Å")
+    p.add_argument(
+        "--storage",
+        choices=["full", "compact"],
+        default="full",
+        help="compact: a third of the size, lengths to 0.001 Å and directions to 1°",
+    )
     p.add_argument("--seed", type=int, default=0)
     options = parse(p, words)
 
