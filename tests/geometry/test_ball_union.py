@@ -194,6 +194,28 @@ def test_crossings_lie_on_the_level_and_on_lattice_edges():
     assert same.mean() > 0.99  # at cusps two normals are equally right
 
 
+def test_knows_all_neighbours_nearest_first():
+    chance = np.random.default_rng(0)
+    centres = np.concatenate([5 * chance.normal(size=(200, 3)), [[3e3, 0, 0], [3e3, 2, 0]]])
+    radii = chance.uniform(1, 2, len(centres))
+    union = ball_union(centres, radii)
+    apart = np.linalg.norm(union.centres[:, None] - union.centres, axis=2)
+    for ball in range(len(union.radii)):
+        row = union.neighbours[union.neighbours_from[ball] : union.neighbours_from[ball + 1]]
+        touch = apart[ball] < union.radii + union.radii[ball]
+        assert set(row) == set(np.flatnonzero(touch)) - {ball}
+        assert (np.diff(apart[ball, row]) >= 0).all()
+
+
+def test_a_ball_that_two_others_cover_together_has_no_patch():
+    # Each of the two covers a little more than half of the middle one.
+    union = ball_union(np.array([[-1.0, 0, 0], [0, 0, 0], [1, 0, 0]]), np.array([2.0, 1.6, 2]))
+    assert sorted(union.radii[union.exposed]) == [2, 2]
+    values, _ = distances(union, 0.0, np.array([[0.0, 0, 0], [0, 1.7, 0]]))
+    crease = math.sqrt(3)
+    np.testing.assert_allclose(values, [-crease, 1.7 - crease], atol=1e-12)
+
+
 def test_refuses_atoms_too_crowded_to_be_in_angstrom(monkeypatch):
     monkeypatch.setattr(module, "MOST_OVERLAPS", 1000)
     centres = np.random.default_rng(0).normal(size=(50, 3)) * 0.5
