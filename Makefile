@@ -23,7 +23,7 @@ slow: $(VENV)/ready-test
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/ready-bench
-	@for script in surface field_step store extract time_to_quality; do script=benchmarks/$$script.py; echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/measuring.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: $(VENV)/ready-docs
 	$(BIN)/mkdocs build --strict --site-dir site

@@ -1,6 +1,6 @@
 """One training step of DSR's network (8×512): ours against the double backward of autograd.
 
-    python benchmarks/field_step.py [--repetitions 5] [--points 16384 15360]
+    python benchmarks/field_step.py [--repetitions 5] [--points 16384 15360] [--compiled]
 
 The loss is that of DSR on values and gradients. The weights are drawn with the spread of trained
 ones: what enters a softplus spreads by 0.2 to 0.4, as in a network trained on villin (0.17 to
@@ -110,8 +110,8 @@ def product_rates() -> dict[str, float]:
     }
 
 
-def measured(count: int, repetitions: int) -> dict[str, Any]:
-    """Time all contestants on so many points."""
+def measured(count: int, repetitions: int, *, compiled: bool) -> dict[str, Any]:
+    """Time all contestants on so many points; compiling takes minutes."""
     network, draw = trained_like(), torch.Generator().manual_seed(2)
     points = 2 * torch.rand(count, 3, generator=draw) - 1
     normals = functional.normalize(torch.randn(count, 3, generator=draw), dim=1)
@@ -150,6 +150,12 @@ def measured(count: int, repetitions: int) -> dict[str, Any]:
         OWN: lambda: step(network.value_and_gradient, CHUNK),
         REDUCED: lambda: step(network.value_and_gradient, CHUNK, reduced=True),
     }
+    if compiled:
+        quick = torch.compile(explicit, dynamic=False)
+        contestants["explicit gradient, compiled"] = lambda: step(quick, CHUNK)
+        contestants["explicit gradient, compiled, bfloat16"] = lambda: step(
+            quick, CHUNK, reduced=True
+        )
     watches = in_turns(contestants, repetitions)
     exact = watches[PEER].result
     with torch.no_grad():
@@ -198,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--points", type=int, nargs="+", default=[16_384, 15_360])
+    parser.add_argument("--compiled", action="store_true", help="also by torch.compile")
     options = parser.parse_args()
     one_thread()
     torch.set_flush_denormal(True)
@@ -206,7 +213,7 @@ def main() -> None:
         print(f"products in {name}: {value:.0f} GFLOP/s a core")
     rows = []
     for count in options.points:
-        rows.append(measured(count, options.repetitions))
+        rows.append(measured(count, options.repetitions, compiled=options.compiled))
         printed(rows[-1])
     keep("field_step", [{"product_rates_gflops": rates}, *rows])
 

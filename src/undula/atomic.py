@@ -38,21 +38,32 @@ def write(path: Path, content: bytes | str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            temporary.write_bytes(data)
+            publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
     return hashlib.sha256(data).hexdigest()
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file that was written under another name in the same folder its final name.
+
+    Its content is synced before, the folder after. For what is too large for `write`.
+
+    Raises:
+        OSError: The place is full, read-only or not allowed; the old file or the new, whole,
+            stands under the final name.
+    """
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> str:

@@ -7,6 +7,8 @@ import torch
 from undula.errors import InputError
 from undula.geometry.isosurface import extract, lattice_values
 from undula.geometry.lattice import Lattice
+from undula.nn.grid import GridConfig, GridField
+from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
 
 
 def cube(half, nodes, dtype=torch.float32):
@@ -74,6 +76,37 @@ def test_gives_the_mesh_and_the_inside_of_the_dense_lattice(field, nodes):
     assert not fast.touches_border
     exact = field(lattice.points()).reshape(lattice.shape)
     torch.testing.assert_close(dense.values, exact)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        GridField(GridConfig(resolutions=(8, 16)), torch.Generator().manual_seed(0)),
+        ImplicitNetwork(
+            ImplicitConfig(depth=3, width=64, skip_at=1, beta=30.0),
+            torch.Generator().manual_seed(0),
+        ),
+    ],
+    ids=["splines on grids", "network"],
+)
+def test_agrees_with_the_dense_lattice_on_learned_fields_of_both_kinds(network):
+    draw, nothing, half = torch.Generator().manual_seed(1), torch.zeros(0), 12.0
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(100):
+        points = 2 * torch.rand(1024, 3, generator=draw) - 1
+        loss = (network(points, nothing) - two_spheres(half * points) / half).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def field(points):
+        return half * network(points / half, nothing)
+
+    lattice = cube(half, 65)
+    quick, dense = (extract(field, lattice, lipschitz=bound) for bound in (1.3, math.inf))
+    assert overlap(quick.inside, dense.inside) >= 0.9999
+    assert 0.01 < dense.inside.float().mean() < 0.2
+    assert quick.evaluations < dense.evaluations / 3
 
 
 @pytest.mark.parametrize("seed", range(5))

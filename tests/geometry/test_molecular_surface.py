@@ -129,6 +129,38 @@ def test_three_atoms_carry_a_resting_probe():
     torch.testing.assert_close(gradient, axis[:, 2:].sign() * doubles([[0, 0, 1]]))
 
 
+def towards_the_corners(vertex: Tensor, corners: Tensor, count: int = 200) -> Tensor:
+    """Draw unit vectors from a vertex into the cone that three corners span."""
+    shares = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)).double()
+    return torch.nn.functional.normalize(shares @ (corners - vertex), dim=1)
+
+
+@pytest.mark.parametrize("side", [3.0, 4.8])
+def test_three_atoms_share_the_concave_triangle_of_a_resting_probe(side):
+    # At 4.8 Å the probes that rest above and below cut each other in a cusp.
+    radius, probe, corner = 1.6, 1.4, side / math.sqrt(3)
+    turn = doubles([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
+    positions = corner * torch.stack([turn.cos(), turn.sin(), 0 * turn], dim=1)
+    surface = molecular_surface(positions, doubles([radius] * 3))
+    vertex = doubles([0.0, 0, math.sqrt((radius + probe) ** 2 - corner**2)])
+    assert (vertex[2] < probe) == (side > 4)
+    down = towards_the_corners(vertex, positions)
+    for depth in (0.5, 1.2, probe, 1.6):
+        points = vertex + depth * down
+        points = points[points[:, 2] > 1e-3]  # where this vertex is closer than that below
+        assert len(points)
+        distance, gradient = surface.signed_distance_and_gradient(points)
+        torch.testing.assert_close(distance, torch.full_like(distance, probe - depth))
+        torch.testing.assert_close(gradient, (vertex - points) / depth)
+    if vertex[2] < probe:
+        cusp = math.sqrt(probe**2 - float(vertex[2]) ** 2) * torch.stack(
+            [turn.cos(), turn.sin(), 0 * turn], dim=1
+        )
+        torch.testing.assert_close(surface.signed_distance(cusp), 0 * turn, atol=1e-7, rtol=0)
+        assert float(surface.signed_distance(0.99 * cusp[:1])) > 0
+        assert float(surface.signed_distance(1.01 * cusp[:1])) < 0
+
+
 def test_far_atoms_are_two_pieces():
     positions, radii = doubles([[0.0, 0, 0], [30, 0, 0]]), doubles([1.5, 2.0])
     mesh = molecular_surface(positions, radii).mesh(0.25, cavities=False)
@@ -206,6 +238,32 @@ def test_does_not_change_when_the_molecule_is_turned_shifted_and_relabelled(kind
     torch.testing.assert_close(again, distance, atol=1e-9, rtol=0)
     same = (turned - gradient @ turn.T).norm(dim=1) < 1e-6
     assert same.double().mean() > 0.995  # on the medial axis two directions are equally right
+
+
+def assert_turns_with_the_molecule(positions: Tensor, radii: Tensor) -> None:
+    turn, shift = rotation(1), doubles([30.0, -200.0, 5.0])
+    still = molecular_surface(positions, radii)
+    moved = molecular_surface(positions @ turn.T + shift, radii)
+    for one, other, to_other in (
+        (moved, still, lambda points: (points - shift) @ turn),
+        (still, moved, lambda points: points @ turn.T + shift),
+    ):
+        for points in (one.cloud(1.0).points, one.mesh(0.5).vertices):
+            off = other.signed_distance(to_other(points)).abs()
+            # Marching cubes puts a few vertices inside ambiguous cells.
+            assert off.quantile(0.999) < 0.02
+            assert off.mean() < 1e-3
+        off = other.signed_distance(to_other(one.cloud(1.0).points)).abs()
+        assert off.max() < 1e-7
+
+
+def test_cloud_and_mesh_move_with_the_molecule():
+    assert_turns_with_the_molecule(*cluster(6, atoms=40))
+
+
+@needs_chains
+def test_cloud_and_mesh_of_a_real_chain_move_with_it():
+    assert_turns_with_the_molecule(*chain(CHAINS / "2cvi_A.pdb.gz"))
 
 
 def test_does_not_change_when_the_molecule_is_mirrored():
@@ -453,7 +511,7 @@ def test_agrees_with_the_published_figures_of_lysozyme():
 @needs_chains
 def test_every_real_chain_has_a_watertight_mesh_and_an_exact_cloud():
     paths = sorted(CHAINS.glob("*.pdb.gz"))
-    assert paths
+    assert len(paths) == 77
     for path in paths:
         surface = molecular_surface(*chain(path))
         assert_watertight(surface.mesh(0.8))

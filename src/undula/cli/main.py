@@ -20,6 +20,7 @@ VERBS = {
     "forecast": "structure -> moving surface at any time",
     "evaluate": "forecast against truth, beside the trivial forecasts: table, JSON, plots",
     "show": "write the page of a forecast",
+    "data": "list, fetch (atlas), split by sequence identity, verify",
 }
 
 USAGE = "\n".join(
@@ -31,7 +32,8 @@ USAGE = "\n".join(
         *(f"  {verb:<10} {what}" for verb, what in VERBS.items()),
         "",
         "undula COMMAND --help tells more; undula --version prints the version.",
-        "exit codes: 0 done, 1 our bug, 2 usage, 3 bad input, 4 machine, 130/143 interrupted",
+        "exit codes: 0 done, 1 our bug, 2 usage, 3 bad input, 4 machine or network, "
+        "6 some inputs skipped, 130/143 interrupted",
     ]
 )
 

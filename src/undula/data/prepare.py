@@ -22,6 +22,7 @@ from undula.geometry.frames import superpose, unwrap
 from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
 from undula.io.bonds import covalent_bonds
 from undula.io.datasets import (
+    FIXED_COLUMNS,
     FORMAT,
     POOL_COLUMNS,
     SURFACE_COLUMNS,
@@ -41,6 +42,10 @@ NEAR_SCALE = 1.0
 """Width in Å of the narrow Gaussian from which pool points near the surface are drawn."""
 
 
+FIXED_REACH = 4.0
+"""How far fixed points lie from the first frame's surface at most, Å."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """How trajectories become a data set.
@@ -58,6 +63,8 @@ class PrepareConfig:
         local: Labelled points per frame from Gaussians as wide as the distance to the
             50th neighbour on the surface: the local part of DSR's sampling distribution D.
         uniform: Labelled points per frame, uniform in the box around the first frame.
+        fixed: Places within ``FIXED_REACH`` of the first frame's surface at which the distance to
+            every frame is kept: what a model of unseen proteins is trained on.
         margin: Space between the first frame's atoms and that box, Å.
         seed: Of all sampling.
         frames_per_shard: How many frames a shard holds; a kill loses at most one shard.
@@ -76,13 +83,14 @@ class PrepareConfig:
     near: int = 6144
     local: int = 1024
     uniform: int = 1024
+    fixed: int = 4096
     margin: float = 8.0
     seed: int = 0
     frames_per_shard: int = 10
     storage: str = "full"
 
     def __post_init__(self) -> None:
-        for name in ("stride", "near", "local", "uniform", "frames_per_shard"):
+        for name in ("stride", "near", "local", "uniform", "fixed", "frames_per_shard"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} should be at least 1, not {getattr(self, name)}")
         for name in ("probe", "spacing", "margin"):
@@ -179,7 +187,11 @@ def prepare(
         {
             "format": FORMAT,
             "units": {"length": "Å", "time": "ps"},
-            "columns": {"surface": list(SURFACE_COLUMNS), "pool": list(POOL_COLUMNS)},
+            "columns": {
+                "surface": list(SURFACE_COLUMNS),
+                "pool": list(POOL_COLUMNS),
+                "fixed": list(FIXED_COLUMNS),
+            },
             "request": request,
             "versions": _versions(),
             "trajectories": entries,
@@ -265,6 +277,41 @@ def labelled_points(
     return rows, torch.cat([column.float() for column in columns], dim=1)
 
 
+def fixed_points(
+    first: Structure,
+    base: MolecularSurface,
+    count: int,
+    generator: torch.Generator,
+    reach: float = FIXED_REACH,
+) -> Float[Tensor, "count 7"]:
+    """Draw places uniformly in the shell around the first frame's surface.
+
+    Where they lie does not depend on any later frame: at points drawn around a later surface
+    the distances seen are too small on average, and a model trained there forecasts too little.
+
+    Args:
+        first: The first frame.
+        base: Its surface.
+        count: How many places.
+        generator: Of the draws.
+        reach: Half the thickness of the shell, Å.
+
+    Returns:
+        Rows of `undula.io.datasets.FIXED_COLUMNS`, float32.
+    """
+    low = first.positions.double().amin(dim=0) - reach - 2
+    high = first.positions.double().amax(dim=0) + reach + 2
+    found, missing = [], count
+    while missing > 0:
+        points = sampling.uniform_in_box(low, high, 4 * count, generator)
+        kept = points[base.signed_distance(points).abs() < reach][:missing]
+        found.append(kept)
+        missing -= len(kept)
+    points = torch.cat(found)
+    distance, gradient = base.signed_distance_and_gradient(points)
+    return torch.cat([points, distance[:, None], gradient], dim=1).float()
+
+
 def merged(notices: Sequence[Notice]) -> list[Notice]:
     """Return the notices without exact repetitions, in their first order."""
     return list(dict.fromkeys(notices))
@@ -292,11 +339,14 @@ def _write_trajectory(
         first.positions.amin(dim=0) - config.margin,
         first.positions.amax(dim=0) + config.margin,
     )
+    draws = np.random.SeedSequence([config.seed, index, 2**31]).generate_state(1)[0]
+    fixed = fixed_points(first, base, config.fixed, torch.Generator().manual_seed(int(draws)))
+    files[f"{name}/fixed.npy"] = atomic.write_array(folder / "fixed.npy", fixed.numpy())
     for number, start in enumerate(range(0, len(moving), config.frames_per_shard)):
         frames = range(start, min(start + config.frames_per_shard, len(moving)))
-        surface_file, pool_file, json_file = shard_files(number)
+        surface_file, pool_file, fixed_file, json_file = shard_files(number)
         if not _shard_is_whole(folder, number):
-            surfaces, pools = [], []
+            surfaces, pools, distances = [], [], []
             for frame in frames:
                 generator = torch.Generator().manual_seed(
                     int(np.random.SeedSequence([config.seed, index, frame]).generate_state(1)[0])
@@ -305,6 +355,7 @@ def _write_trajectory(
                 rows, pool = labelled_points(exact, base, box, config, generator)
                 surfaces.append(rows.numpy())
                 pools.append(pool.numpy())
+                distances.append(exact.signed_distance(fixed[:, :3].double()).float().numpy())
             ranges = {}
             if config.storage == "compact":
                 surfaces, ranges["surface"] = _compact(surfaces, "surface")
@@ -317,6 +368,7 @@ def _write_trajectory(
                         folder / surface_file, np.concatenate(surfaces)
                     ),
                     pool_file: atomic.write_array(folder / pool_file, np.stack(pools)),
+                    fixed_file: atomic.write_array(folder / fixed_file, np.stack(distances)),
                 },
             }
             atomic.write_json(folder / json_file, description)
@@ -343,7 +395,7 @@ def surface_of(structure: Structure, probe: float = 1.4) -> MolecularSurface:
 
 
 def _shard_is_whole(folder: Path, number: int) -> bool:
-    path = folder / shard_files(number)[2]
+    path = folder / shard_files(number)[-1]
     if not path.exists():
         return False
     return all(

@@ -230,3 +230,18 @@ def _layers(
         parents = i[open_bonds][first]
         yield torch.from_numpy(parents), torch.from_numpy(children)
         seen[children] = True
+
+
+def own_axes(centred: Float[Tensor, "atoms 3"]) -> Float[Tensor, "3 3"]:
+    """Compute the principal axes of some atoms as columns, each towards its positive third moment.
+
+    Whatever is computed along them turns, shifts and mirrors with the molecule. A symmetric
+    molecule has no such frame: where principal moments are equal or a third moment vanishes, the
+    axes jump.
+
+    Args:
+        centred: Positions from their centroid, Å.
+    """
+    _, axes = torch.linalg.eigh(centred.T @ centred)
+    third = (centred @ axes).pow(3).sum(dim=0)
+    return torch.where(third < 0, -axes, axes)

@@ -5,7 +5,9 @@ A data set folder holds one system and its trajectories::
     request.json                 what was asked: inputs with SHA-256, rules; written first
     structure.json  structure.npy            the atoms that were kept
     NAME/positions.npy  NAME/times_ps.npy    superposed frames of trajectory NAME
-    NAME/surface-0000.npy  NAME/pool-0000.npy  NAME/shard-0000.json   a few frames each
+    NAME/fixed.npy                           places around the first frame, the same for all frames
+    NAME/surface-0000.npy  NAME/pool-0000.npy  NAME/fixed-0000.npy  NAME/shard-0000.json
+                                             a few frames each
     manifest.json                everything above with its SHA-256; its presence means complete
 
 Rows of ``surface`` and ``pool`` are shuffled when written, so that a random subset of a frame
@@ -30,7 +32,7 @@ from undula.errors import InputError
 from undula.io.packing import Kind, PackedRows
 from undula.types import Structure
 
-FORMAT = 1
+FORMAT = 2
 _LABELS = ("elements", "atom_names", "residue_names", "insertion_codes", "chain_ids")
 _NUMBERS = ("residue_numbers", "residue_index", "file_index")
 
@@ -40,6 +42,9 @@ frame's surface 1 and its gradient 3."""
 POOL_COLUMNS = ("point", "distance", "gradient", "base", "base_gradient")
 """Columns of a pool row: point 3, exact signed distance to the frame's surface 1, its gradient 3,
 the same two for the first frame."""
+FIXED_COLUMNS = ("point", "base", "base_gradient")
+"""Columns of a row of fixed points: place 3, distance to the first frame's surface 1 and its
+gradient 3. The distances of every frame at these places are kept beside them."""
 Rows = np.ndarray | PackedRows
 """Rows of a frame: a slice of either kind is an array of 11 columns."""
 
@@ -131,6 +136,11 @@ class Shard:
         """Frames × rows × columns (`POOL_COLUMNS`, or packed)."""
         return _load_array(self.folder / f"pool-{self.number:04d}.npy")
 
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """Frames × fixed points: signed distance to each frame's surface, Å."""
+        return _load_array(self.folder / f"fixed-{self.number:04d}.npy")
+
     def rows(self, kind: Kind, frame: int, stored: np.ndarray) -> Rows:
         """Return a frame's rows as they were stored, ready to be sliced."""
         if "ranges" not in self.description:
@@ -139,9 +149,10 @@ class Shard:
         return PackedRows(numbers=stored, least=np.array(least), step=np.array(step), kind=kind)
 
 
-def shard_files(number: int) -> tuple[str, str, str]:
-    """Return the names of a shard's two arrays and of its description."""
-    return f"surface-{number:04d}.npy", f"pool-{number:04d}.npy", f"shard-{number:04d}.json"
+def shard_files(number: int) -> tuple[str, str, str, str]:
+    """Return the names of a shard's three arrays and of its description."""
+    surface, pool, fixed = (f"{kind}-{number:04d}.npy" for kind in ("surface", "pool", "fixed"))
+    return surface, pool, fixed, f"shard-{number:04d}.json"
 
 
 @dataclass(frozen=True)
@@ -172,6 +183,16 @@ class PreparedTrajectory:
     def positions(self) -> np.ndarray:
         """Superposed atoms, frames × atoms × 3, Å, memory-mapped."""
         return _load_array(self.folder / "positions.npy")
+
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """Places around the first frame's surface (`FIXED_COLUMNS`), drawn without any later."""
+        return np.array(_load_array(self.folder / "fixed.npy"))
+
+    def fixed_distances(self, frame: int) -> np.ndarray:
+        """Return the signed distance of a frame's surface at the fixed points, Å."""
+        shard, local = self._locate(frame)
+        return shard.fixed[local]
 
     def __len__(self) -> int:
         return len(self.times_ps)
@@ -245,7 +266,7 @@ def _trajectory(folder: Path, entry: Mapping[str, Any]) -> PreparedTrajectory:
     place = folder / entry["name"]
     numbers = range(-(-entry["frames"] // entry["frames_per_shard"]))
     shards = tuple(
-        Shard(place, number, read_json(place / shard_files(number)[2])) for number in numbers
+        Shard(place, number, read_json(place / shard_files(number)[-1])) for number in numbers
     )
     return PreparedTrajectory(
         folder=place,

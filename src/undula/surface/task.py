@@ -167,7 +167,7 @@ class SurfaceTask:
         for frame in frames:
             trajectory = self.trajectories[frame.trajectory]
             rows = trajectory.surface(frame.frame)
-            surfaces.append(_slice(rows, 0, len(rows), config.surface, generator))
+            surfaces.append(adjoining_rows(rows, 0, len(rows), config.surface, generator))
             pools.append(
                 _proportional(
                     trajectory.pool(frame.frame), trajectory.pool_rows, config.pool, generator
@@ -266,8 +266,18 @@ class SurfaceTask:
         }
 
 
-def _slice(rows: Rows, first: int, end: int, count: int, generator: torch.Generator) -> np.ndarray:
-    """Return ``count`` adjoining rows of a block from a random start, around its end if need be."""
+def adjoining_rows(
+    rows: Rows, first: int, end: int, count: int, generator: torch.Generator
+) -> np.ndarray:
+    """Return ``count`` adjoining rows of a block from a random start, around its end if need be.
+
+    Args:
+        rows: Shuffled when they were written, so that adjoining rows are a random subset.
+        first: Where the block begins.
+        end: Where it ends.
+        count: How many rows.
+        generator: Draws the start.
+    """
     start = int(torch.randint(end - first, (1,), generator=generator))
     if first + start + count <= end:
         return np.array(rows[first + start : first + start + count])
@@ -281,7 +291,9 @@ def _proportional(
     ends = np.cumsum([0, *blocks])
     shares = np.floor(ends / ends[-1] * count).astype(int)
     parts = [
-        _slice(rows, int(ends[i]), int(ends[i + 1]), int(shares[i + 1] - shares[i]), generator)
+        adjoining_rows(
+            rows, int(ends[i]), int(ends[i + 1]), int(shares[i + 1] - shares[i]), generator
+        )
         for i in range(len(blocks))
         if shares[i + 1] > shares[i]
     ]

@@ -1,0 +1,154 @@
+"""Simulate small proteins in two or more replicas each: the ensembles that MoE-DSR learns from.
+
+    python tools/simulate_ensembles.py OUT STRUCTURE… [--picoseconds 200] [--replicas 2]
+
+Each STRUCTURE (PDB or mmCIF, one chain) gives NAME.pdb, the relaxed start, and NAME_R1.xtc,
+NAME_R2.xtc, …, the layout of the ATLAS database, heavy atoms only. A replica that is there
+already is left alone, so the same command goes on after a kill. Runs on OpenMM's fastest
+platform: a CUDA device if there is one, otherwise the processor.
+
+AMBER99SB-ILDN with OBC implicit solvent, no cut-off, or TIP3P water with PME (``--solvent
+explicit``); Langevin (middle) at 300 K, 4 fs with hydrogen mass 3 u and constrained bonds to
+hydrogen. Implicit solvent has next to no friction: motions are faster than in water.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+from pdbfixer import PDBFixer
+
+STEP_PS = 0.004
+TEMPERATURE = 300 * unit.kelvin
+FRICTION = {"implicit": 5 / unit.picosecond, "explicit": 1 / unit.picosecond}
+
+
+def repaired(path: Path) -> app.Modeller:
+    """Return a structure with all its heavy atoms and hydrogens, without ligands."""
+    fixer = PDBFixer(filename=str(path))
+    fixer.findMissingResidues()
+    fixer.missingResidues = {}
+    fixer.findNonstandardResidues()
+    fixer.replaceNonstandardResidues()
+    fixer.removeHeterogens(keepWater=False)
+    fixer.findMissingAtoms()
+    fixer.addMissingAtoms(seed=0)
+    fixer.addMissingHydrogens(7.0)
+    return app.Modeller(fixer.topology, fixer.positions)
+
+
+def system_of(modeller: app.Modeller, solvent: str) -> openmm.System:
+    """Return forces and constraints; with explicit solvent, add the water."""
+    common = {"constraints": app.HBonds, "hydrogenMass": 3 * unit.dalton}
+    if solvent == "implicit":
+        field = app.ForceField("amber99sbildn.xml", "amber99_obc.xml")
+        return field.createSystem(modeller.topology, nonbondedMethod=app.NoCutoff, **common)
+    field = app.ForceField("amber99sbildn.xml", "tip3p.xml")
+    modeller.addSolvent(
+        field,
+        padding=0.9 * unit.nanometer,
+        boxShape="dodecahedron",
+        ionicStrength=0.1 * unit.molar,
+    )
+    system = field.createSystem(
+        modeller.topology,
+        nonbondedMethod=app.PME,
+        nonbondedCutoff=0.9 * unit.nanometer,
+        **common,
+    )
+    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, TEMPERATURE, 25))
+    return system
+
+
+def positions_of(simulation: app.Simulation) -> np.ndarray:
+    """Return all positions, nm."""
+    state = simulation.context.getState(positions=True)
+    return state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+
+
+def simulate(path: Path, out: Path, options: argparse.Namespace) -> None:
+    """Simulate one protein."""
+    name = path.name.split(".")[0]
+    wanted = [out / f"{name}_R{replica + 1}.xtc" for replica in range(options.replicas)]
+    if (out / f"{name}.pdb").exists() and all(file.exists() for file in wanted):
+        print(f"{name}: already there")
+        return
+    modeller = repaired(path)
+    system = system_of(modeller, options.solvent)
+    integrator = openmm.LangevinMiddleIntegrator(
+        TEMPERATURE, FRICTION[options.solvent], STEP_PS * unit.picosecond
+    )
+    simulation = app.Simulation(modeller.topology, system, integrator)
+    topology = mdtraj.Topology.from_openmm(modeller.topology)
+    kept = topology.select("protein and not element H")
+    solute = topology.subset(kept)
+    start_file = out / f"{name}.pdb"
+    if start_file.exists() and any(file.exists() for file in wanted):
+        raise SystemExit(f"{name}: some replicas are there; remove them to simulate all again")
+    simulation.context.setPositions(modeller.positions)
+    simulation.minimizeEnergy(maxIterations=500)
+    integrator.setRandomNumberSeed(1)
+    simulation.context.setVelocitiesToTemperature(TEMPERATURE, 1)
+    simulation.step(round(options.equilibration / STEP_PS))
+    start = simulation.context.getState(positions=True)
+    first = positions_of(simulation)[kept]
+    mdtraj.Trajectory(first[None], solute).save_pdb(str(start_file))
+    every = round(options.every / STEP_PS)
+    frames = math.ceil(options.picoseconds / options.every)
+    for replica, file in enumerate(wanted):
+        begun = time.perf_counter()
+        simulation.context.setState(start)
+        simulation.context.setVelocitiesToTemperature(TEMPERATURE, 100 + replica)
+        kept_frames = [first]
+        for _ in range(frames):
+            simulation.step(every)
+            kept_frames.append(positions_of(simulation)[kept])
+        trajectory = mdtraj.Trajectory(
+            np.stack(kept_frames), solute, time=np.arange(frames + 1) * options.every
+        )
+        trajectory.superpose(trajectory, 0)
+        temporary = file.with_suffix(".part.xtc")
+        trajectory.save_xtc(str(temporary))
+        os.replace(temporary, file)
+        days = (time.perf_counter() - begun) / 86400
+        print(
+            f"{file.name}: {len(kept)} heavy atoms, {frames * options.every:g} ps, "
+            f"{frames * options.every / 1000 / days:.0f} ns a day",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Simulate all that is asked for; go on when one fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("structures", type=Path, nargs="+")
+    parser.add_argument("--picoseconds", type=float, default=200.0)
+    parser.add_argument("--every", type=float, default=4.0, help="time between frames, ps")
+    parser.add_argument("--equilibration", type=float, default=20.0, help="before frame 0, ps")
+    parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--solvent", choices=list(FRICTION), default="implicit")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for path in options.structures:
+        try:
+            simulate(path, options.out, options)
+        except (ValueError, openmm.OpenMMException) as error:
+            print(f"{path.name}: {error}", file=sys.stderr, flush=True)
+            failed.append(path.name)
+    if failed:
+        raise SystemExit(f"not simulated: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
