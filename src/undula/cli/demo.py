@@ -27,7 +27,7 @@ def run(words: Sequence[str]) -> int:
     from undula.io.trajectories import load_trajectory
     from undula.surface.evaluation import EvaluationConfig, evaluate
     from undula.surface.forecast import forecast
-    from undula.surface.trained import TrainedSurface
+    from undula.surface.trained_mixture import load_trained
     from undula.viz.export import export, write_evaluation
 
     flush_denormals()
@@ -37,7 +37,7 @@ def run(words: Sequence[str]) -> int:
     truth = aligned(load_trajectory(load_structure(topology), trajectory))
     later = truth.times_ps[truth.times_ps > VILLIN_HALF_PS].tolist()[::2]
     print(f"forecasting {len(later)} frames from the first one alone", file=sys.stderr)
-    moving = forecast(truth.frame(0), later, TrainedSurface.load(model))
+    moving = forecast(truth.frame(0), later, load_trained(model))
     export(moving, out, formats=())
     print("scoring beside the trivial forecasts", file=sys.stderr)
     evaluation = evaluate(moving, truth, EvaluationConfig(spacing=1.0, samples=10_000))

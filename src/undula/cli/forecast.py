@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> int:
     from undula.data.bundled import villin
     from undula.io.structures import load_structure
     from undula.surface.forecast import forecast
-    from undula.surface.trained import TrainedSurface
+    from undula.surface.trained_mixture import load_trained
     from undula.viz.export import export
 
     flush_denormals()
@@ -54,7 +54,7 @@ def run(words: Sequence[str]) -> int:
         length_unit=options.length_unit,
     )
     folder = villin()[2] if options.model == "villin" else Path(options.model)
-    moving = forecast(structure, times_ps, TrainedSurface.load(folder), spacing=options.spacing)
+    moving = forecast(structure, times_ps, load_trained(folder), spacing=options.spacing)
     notices = export(moving, Path(options.out), formats=formats, level=options.level)
     for notice in [*moving.notices, *notices]:
         print(f"notice: {notice}", file=sys.stderr)

@@ -28,18 +28,23 @@ def run(words: Sequence[str]) -> int:
 
     from undula.io.datasets import open_dataset
     from undula.learn.progress import progress_on
-    from undula.surface.training import train
+    from undula.surface.training import train, train_mixture
 
-    trained = train(
-        [open_dataset(Path(folder)) for folder in config.data],
-        Path(config.out),
-        model=config.model,
-        loss=config.loss,
-        batch=config.batch,
-        fit_config=config.fit,
-        progress=progress_on(sys.stderr),
-    )
-    print(f"{config.out}: trained on {trained.provenance['training_frames']} frames")
+    datasets = [open_dataset(Path(folder)) for folder in config.data]
+    common: dict[str, Any] = {"fit_config": config.fit, "progress": progress_on(sys.stderr)}
+    out = Path(config.out)
+    if config.mixture is not None:
+        model, loss, batch = config.mixture.model, config.mixture.loss, config.mixture.batch
+        provenance = train_mixture(
+            datasets, out, model=model, loss=loss, batch=batch, **common
+        ).provenance
+    else:
+        assert config.protein is not None
+        kept = config.protein
+        provenance = train(
+            datasets, out, model=kept.model, loss=kept.loss, batch=kept.batch, **common
+        ).provenance
+    print(f"{config.out}: trained on {provenance['training_frames']} frames")
     return 0
 
 

@@ -25,6 +25,10 @@ BLUR_WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 BLUR_CUTS = (0.30, 0.35, 0.40, 0.45, 0.50)
 
 
+BlurCase = tuple[Bool[Tensor, "nx ny nz"], Sequence[Bool[Tensor, "nx ny nz"]], Lattice]
+"""Occupancy of a first frame and of later ones, on a lattice."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Blur:
     """The two numbers of a blurred first frame.
@@ -83,7 +87,7 @@ def blurred(
 
 
 def fitted_blur(
-    cases: Iterable[tuple[Bool[Tensor, "nx ny nz"], Sequence[Bool[Tensor, "nx ny nz"]], Lattice]],
+    cases: Iterable[BlurCase],
 ) -> Blur:
     """Choose σ and cut with the best mean IoU over training frames.
 

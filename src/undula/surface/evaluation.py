@@ -177,7 +177,7 @@ def forecasters(moving: MovingSurface, lattice: Lattice) -> list[Forecaster]:
     still = {
         "blurred first frame": blurred(inside, lattice, trained.blur),
         "best ellipsoid": best_ellipsoid(inside, lattice),
-        "averaged training frames": _posed_average(moving, lattice),
+        **moving.posed.still(lattice),
     }
     model = Forecaster(
         name="model", kind="model", solid=lambda time: _forecast_solid(moving, lattice, time)
@@ -222,12 +222,6 @@ def _on_lattice(
         field=lambda points: lattice.interpolate(values, points).to(points.dtype),
         lipschitz=lipschitz,
     )
-
-
-def _posed_average(moving: MovingSurface, lattice: Lattice) -> Float[Tensor, "nx ny nz"]:
-    rotation, translation = moving.to_model
-    points = lattice.points() @ rotation.T + translation
-    return moving.trained.averaged[moving.system].field(points).reshape(lattice.shape)
 
 
 def _lattice_around(moving: MovingSurface, frames: Trajectory, spacing: float) -> Lattice:

@@ -25,6 +25,7 @@ from undula.nn.harmonics import solid_harmonics
 from undula.nn.implicit import ImplicitConfig
 from undula.nn.radial_sums import KNOTS
 from undula.surface.atoms import CHANNELS
+from undula.surface.backbones.grouping import rows_of
 from undula.surface.first_frame import REACH, LocalConfig
 
 _FILTERS = ((1.0, 1.5), (4.0, 3.0))
@@ -200,7 +201,13 @@ class ContractionInputs(nn.Module):
             size = pooled.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-6)
             mixed = torch.einsum("dc,pcm->pdm", mixing, pooled / size)
             own = harmonics[:, degree**2 : (degree + 1) ** 2]
-            parts.append(torch.einsum("ndm,nm->nd", mixed[owner], own))
+            parts.append(
+                torch.einsum(
+                    "ndm,nm->nd",
+                    rows_of(mixed.flatten(1), owner).unflatten(1, mixed.shape[1:]),
+                    own,
+                )
+            )
         square = points.square().sum(dim=1, keepdim=True)
         return torch.cat([*parts, square, bumps(distance)], dim=1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,16 +15,16 @@ from torch import Tensor
 from undula import atomic
 from undula.data.prepare import surface_of
 from undula.errors import InputError, Notice, UsageError
-from undula.geometry.frames import rmsd, superposition
 from undula.geometry.isosurface import LevelSet, extract
 from undula.geometry.lattice import Lattice
-from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
+from undula.geometry.molecular_surface import MolecularSurface
 from undula.io.datasets import read_json, read_structure, write_structure
 from undula.io.inspection import require_surface
-from undula.surface.trained import TrainedSurface
+from undula.surface.posed import KnownPoints, PosedField, SurfaceForecaster
+from undula.surface.trained_mixture import load_trained
 from undula.types import Mesh, Structure
 
-FORMAT = 1
+FORMAT = 2
 MARGIN = 6.0
 """Space between the first frame's atoms and the lattice of extraction, Å; doubled if too small."""
 CHUNK = 4096
@@ -43,15 +42,19 @@ class MovingSurface:
         spacing: Of the meshes, Å.
         probe: Radius of the solvent probe, Å.
         notices: What was dropped, assumed or guessed.
+        samples: How many samples beside the typical field; a distributional model only.
+        seed: Of the samples.
     """
 
     structure: Structure
-    trained: TrainedSurface
+    trained: SurfaceForecaster
     times_ps: tuple[float, ...]
     spacing: float = 1.0
     probe: float = 1.4
     notices: tuple[Notice, ...] = ()
-    _bases: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    samples: int = 0
+    seed: int = 0
+    _known: dict[Any, KnownPoints] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.times_ps:
@@ -60,11 +63,10 @@ class MovingSurface:
             raise UsageError(f"times count from the first frame; {min(self.times_ps)} ps is before")
         if not self.spacing > 0:
             raise UsageError(f"the spacing should be positive, not {self.spacing}")
-
-    @cached_property
-    def system(self) -> int:
-        """Which of the model's systems the structure is."""
-        return self.trained.model.system_of(self.structure)
+        if self.samples < 0:
+            raise UsageError(f"samples should not be negative, not {self.samples}")
+        if self.samples and not self.trained.distributional:
+            raise UsageError("this model forecasts the typical surface only and draws no samples")
 
     @cached_property
     def first_surface(self) -> MolecularSurface:
@@ -72,44 +74,25 @@ class MovingSurface:
         return surface_of(self.structure, self.probe)
 
     @cached_property
-    def to_model(self) -> tuple[Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
-        """Rotation R and translation t into the model's pose: R x + t."""
-        on = self.structure.alpha_carbons
-        known = self.trained.model.alpha_carbons(self.system)
-        return superposition(self.structure.positions[on].double(), known)
+    def posed(self) -> PosedField:
+        """The model, bound to the structure."""
+        return self.trained.posed(self.structure, self.first_surface, self.seed)
 
-    @cached_property
-    def start(self) -> int:
-        """Which training trajectory began nearest to the structure, by RMSD of the Cα."""
-        rotation, translation = self.to_model
-        on = self.structure.alpha_carbons
-        posed = self.structure.positions[on].double() @ rotation.T + translation
-        known = self.trained.model.trajectories
-        distances = {
-            index: float(rmsd(posed, start.positions[start.alpha_carbons]))
-            for index, start in enumerate(self.trained.starts)
-            if known[index][1] == self.system
-        }
-        return min(distances, key=lambda index: distances[index])
-
-    @cached_property
-    def known_surface(self) -> MolecularSurface:
-        """The exact surface of that trajectory's first frame, in the model's pose."""
-        start = self.trained.starts[self.start]
-        return molecular_surface(start.positions, start.radii, probe=self.probe)
-
-    def sdf(self, points: Float[Tensor, "n 3"], time_ps: float) -> Float[Tensor, " n"]:
+    def sdf(
+        self, points: Float[Tensor, "n 3"], time_ps: float, sample: int | None = None
+    ) -> Float[Tensor, " n"]:
         """Return the signed distance at points in the structure's own pose.
 
         Args:
             points: Å.
             time_ps: Time since the first frame, ps.
+            sample: Which sample of a distributional model, from 0; by default the typical field.
 
         Returns:
             Å, negative inside.
         """
-        bases = self._bases_at(points) if self._has_base else None
-        return self._field(points, time_ps, bases)
+        self._check_sample(sample)
+        return self.posed.values(self.posed.known(points), time_ps, sample).to(points.dtype)
 
     def level_set(
         self,
@@ -118,6 +101,7 @@ class MovingSurface:
         spacing: float | None = None,
         level: float = 0.0,
         lattice: Lattice | None = None,
+        sample: int | None = None,
     ) -> LevelSet:
         """Extract a level set at one time.
 
@@ -127,41 +111,57 @@ class MovingSurface:
             level: Value of the field, Å; 0 is the surface.
             lattice: Where to look; by default around the first frame, and further out as long
                 as the level set reaches the border.
+            sample: As in `sdf`.
 
         Returns:
             The mesh (empty if the level set does not exist) and the field on the lattice.
         """
+        self._check_sample(sample)
         if lattice is not None:
-            return self._level_set(time_ps, level, lattice)
+            return self._level_set(time_ps, level, lattice, sample)
         margin = MARGIN + max(level, 0.0)
         while True:
-            found = self._level_set(time_ps, level, self.lattice(spacing or self.spacing, margin))
+            around = self.lattice(spacing or self.spacing, margin)
+            found = self._level_set(time_ps, level, around, sample)
             if not found.touches_border or margin > 4 * MARGIN:
                 return found
             margin *= 2
 
-    def _level_set(self, time_ps: float, level: float, lattice: Lattice) -> LevelSet:
-        bases = self._bases_on(lattice) if self._has_base else None
-        last = torch.tensor(lattice.shape) - 1
+    def _level_set(
+        self, time_ps: float, level: float, lattice: Lattice, sample: int | None
+    ) -> LevelSet:
+        known = self._known_on(lattice)
+        shape = lattice.shape
+        last = torch.tensor(shape) - 1
 
         def values(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-            known = None
-            if bases is not None:
-                # Coarse passes ask a little beyond the far ends; the border's value serves there.
-                nodes = ((points - lattice.origin) / lattice.spacing).round().long()
-                x, y, z = nodes.minimum(last).unbind(dim=1)
-                known = bases[:, x, y, z]
-            return self._field(points, time_ps, known)
+            # Coarse passes ask a little beyond the far ends; the border's value serves there.
+            nodes = ((points - lattice.origin) / lattice.spacing).round().long()
+            x, y, z = nodes.minimum(last).unbind(dim=1)
+            rows = (x * shape[1] + y) * shape[2] + z
+            return self.posed.values(known[rows], time_ps, sample).to(points.dtype)
 
         return extract(values, lattice, level=level, chunk=CHUNK)
 
-    def mesh(self, time_ps: float, *, spacing: float | None = None, level: float = 0.0) -> Mesh:
+    def _check_sample(self, sample: int | None) -> None:
+        if sample is not None and not 0 <= sample < self.samples:
+            raise UsageError(f"this forecast has {self.samples} samples, not one numbered {sample}")
+
+    def mesh(
+        self,
+        time_ps: float,
+        *,
+        spacing: float | None = None,
+        level: float = 0.0,
+        sample: int | None = None,
+    ) -> Mesh:
         """Return the surface at one time, coloured by how far it is from the first frame's.
 
         The scalar ``displacement`` is the distance of each vertex from the first frame's
         surface, Å.
         """
-        return coloured(self.level_set(time_ps, spacing=spacing, level=level).mesh, self)
+        found = self.level_set(time_ps, spacing=spacing, level=level, sample=sample)
+        return coloured(found.mesh, self)
 
     def lattice(self, spacing: float, margin: float = MARGIN) -> Lattice:
         """Return a lattice around the first frame's atoms."""
@@ -170,47 +170,12 @@ class MovingSurface:
             positions.amin(dim=0) - margin, positions.amax(dim=0) + margin, spacing
         )
 
-    @property
-    def _has_base(self) -> bool:
-        return self.trained.model.config.base == "first-frame"
-
-    def _bases_at(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "2 n"]:
-        """Return the distances to the structure's own surface and to the one the model knows."""
-        rotation, translation = self.to_model
-        moved = points.double() @ rotation.T + translation
-        own = self.first_surface.signed_distance(points)
-        return torch.stack([own.double(), self.known_surface.signed_distance(moved)])
-
-    def _bases_on(self, lattice: Lattice) -> Float[Tensor, "2 nx ny nz"]:
+    def _known_on(self, lattice: Lattice) -> KnownPoints:
         key = (tuple(lattice.origin.tolist()), lattice.spacing, lattice.shape)
-        if key not in self._bases:
-            self._bases.clear()
-            self._bases[key] = self._bases_at(lattice.points()).reshape(2, *lattice.shape)
-        return self._bases[key]
-
-    @torch.no_grad()
-    def _field(
-        self, points: Float[Tensor, "n 3"], time_ps: float, bases: Float[Tensor, "2 n"] | None
-    ) -> Float[Tensor, " n"]:
-        r"""Return the field; its base fades from the structure's own surface to the known one.
-
-        .. math:: b(x, t) = d_{known}(x) + e^{-t/\tau} (d_{own}(x) - d_{known}(x))
-
-        The network corrects the known first frame. What the given structure has of its own is
-        a deviation, and that is forgotten as fast as deviations were in training (τ).
-        """
-        model = self.trained.model
-        rotation, translation = self.to_model
-        latent = model.latents[self.start]
-        lag = torch.tensor([time_ps], dtype=torch.float64, device=latent.device)
-        condition = model.conditions(lag, latent[None])[0]
-        moved = points.double() @ rotation.T + translation
-        base = None
-        if bases is not None:
-            own, known = bases
-            kept = math.exp(-time_ps / self.trained.memory_ps[self.system])
-            base = (known + kept * (own - known)).to(condition.dtype)
-        return model.field(moved, condition, self.system, base).to(points.dtype)
+        if key not in self._known:
+            self._known.clear()
+            self._known[key] = self.posed.known(lattice.points())
+        return self._known[key]
 
     def save(self, folder: Path) -> None:
         """Write the forecast: structure, weights, times and report; the last file names it whole.
@@ -228,6 +193,8 @@ class MovingSurface:
                 "times_ps": list(self.times_ps),
                 "spacing": self.spacing,
                 "probe": self.probe,
+                "samples": self.samples,
+                "seed": self.seed,
                 "provenance": self.trained.provenance,
                 "notices": [notice.as_dict() for notice in self.notices],
             },
@@ -246,7 +213,9 @@ class MovingSurface:
         try:
             return cls(
                 structure=read_structure(folder),
-                trained=TrainedSurface.load(folder),
+                trained=load_trained(folder),
+                samples=int(described["samples"]),
+                seed=int(described["seed"]),
                 times_ps=tuple(float(t) for t in described["times_ps"]),
                 spacing=float(described["spacing"]),
                 probe=float(described["probe"]),
@@ -259,24 +228,29 @@ class MovingSurface:
 def forecast(
     structure: Structure,
     times_ps: Sequence[float],
-    trained: TrainedSurface,
+    trained: SurfaceForecaster,
     *,
     spacing: float = 1.0,
+    samples: int = 0,
+    seed: int = 0,
 ) -> MovingSurface:
     """Forecast the moving surface of a protein from its structure.
 
     Args:
         structure: The first frame, in any pose.
         times_ps: Times since then at which meshes are wanted, ps.
-        trained: A model that knows this protein.
+        trained: A model that can serve this protein (`load_trained` reads one).
         spacing: Of the meshes, Å.
+        samples: How many samples beside the typical surface.
+        seed: Of the samples.
 
     Returns:
         The moving surface; nothing is computed before it is asked for.
 
     Raises:
-        InputError: The model was not trained on this protein, or only its Cα are there.
-        UsageError: A negative time, no time, or no positive spacing.
+        InputError: The model cannot serve this protein, or only its Cα are there.
+        UsageError: A negative time, no time, no positive spacing, or samples of a model that has
+            none.
     """
     require_surface(structure)
     moving = MovingSurface(
@@ -286,8 +260,10 @@ def forecast(
         spacing=spacing,
         probe=float(trained.provenance.get("probe", 1.4)),
         notices=_extrapolation(trained, times_ps) + structure.notices,
+        samples=samples,
+        seed=seed,
     )
-    trained.model.system_of(structure)
+    assert moving.posed is not None  # a protein the model cannot serve is refused here
     return moving
 
 
@@ -301,8 +277,8 @@ def coloured(mesh: Mesh, moving: MovingSurface) -> Mesh:
     )
 
 
-def _extrapolation(trained: TrainedSurface, times_ps: Sequence[float]) -> tuple[Notice, ...]:
-    horizon = trained.model.horizon_ps
+def _extrapolation(trained: SurfaceForecaster, times_ps: Sequence[float]) -> tuple[Notice, ...]:
+    horizon = trained.horizon_ps
     later = [time for time in times_ps if time > horizon * (1 + 1e-9)]
     if not later:
         return ()

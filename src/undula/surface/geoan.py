@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.surface.clouds import OTHER_RESIDUE, RouterCloud
@@ -88,7 +89,8 @@ class GeoAN(nn.Module):
         distance, chain = cloud.residue_distances, cloud.residue_chains
         same = chain == chain.gather(1, distance.argmin(dim=1, keepdim=True))
         beside = torch.stack([1 / distance.clamp(min=_CLOSEST), same.to(distance)], dim=2)
-        residues = self.of_residue(torch.cat([self.embedding[cloud.residue_types], beside], dim=2))
+        kinds = functional.embedding(cloud.residue_types, self.embedding)
+        residues = self.of_residue(torch.cat([kinds, beside], dim=2))
         there = torch.isfinite(distance).unsqueeze(dim=2).to(residues)
         return self.of_point((residues * there).sum(dim=1) / there.sum(dim=1))
 

@@ -19,6 +19,7 @@ from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
 from undula.nn.mixture import Dispatch, Gate, GateConfig, Gating, mixture
 from undula.nn.radial import RadialConfig
 from undula.surface.backbones.dmasif import DMaSIF, DMaSIFConfig
+from undula.surface.backbones.grouping import rows_of
 from undula.surface.backbones.point_transformer import PointTransformer, PointTransformerConfig
 from undula.surface.backbones.pointcnn import PointCNN, PointCNNConfig
 from undula.surface.backbones.pointmlp import PointMLP, PointMLPConfig
@@ -246,7 +247,7 @@ class MixtureModel(nn.Module):
             if self.encoder is not None:
                 latent = self.encoder(routed.code)
             elif self.latents is not None and keys is not None:
-                latent = self.latents[keys]
+                latent = rows_of(self.latents, keys)
             else:
                 raise ValueError("this model needs the latent code of each protein")
         return Encoding(routed, self.gate(routed.code, keys=keys, step=step), latent, scales)
@@ -264,9 +265,9 @@ class MixtureModel(nn.Module):
         else:
             longest = max(time.longest * self.horizon_ps, self.shortest_ps)
             features = relaxation(lag_ps, self.shortest_ps, longest, time.scales)
-        parts = [features.to(encoding.latent.dtype), encoding.latent[protein]]
+        parts = [features.to(encoding.latent.dtype), rows_of(encoding.latent, protein)]
         if self.config.code:
-            parts.append(encoding.routed.code[protein])
+            parts.append(rows_of(encoding.routed.code, protein))
         return torch.cat(parts, dim=1)
 
     def features(self, encoding: Encoding, protein: Tensor, rows: PointRows) -> Tensor:
@@ -297,7 +298,7 @@ class MixtureModel(nn.Module):
             The typical field, Å, negative inside; and how strongly the two kinds of random
             motion move it there (`FirstFrame.tremble`), where the model is distributional.
         """
-        condition = self.conditions(encoding, protein, lag_ps)[rows.frame]
+        condition = rows_of(self.conditions(encoding, protein, lag_ps), rows.frame)
         owner = protein[rows.frame]
         dispatch = Dispatch(encoding.gating, owner)
         if self.inputs is None or self.onset is None:
@@ -308,7 +309,8 @@ class MixtureModel(nn.Module):
         found = (self.features(encoding, protein, rows) - self.mean) / self.spread
         (answer,) = mixture(self.experts, dispatch, found, condition)
         window = functional.relu(1 - (rows.distance / REACH).square()).square()
-        left = -torch.expm1(-lag_ps / self.onset.exp())[rows.frame].to(window)
+        left = -torch.expm1(-lag_ps / self.onset.exp())
+        left = rows_of(left[:, None], rows.frame)[:, 0].to(window)
         value = rows.distance + window * left * answer[:, 0]
         if not self.config.samples:
             return value, None
@@ -323,7 +325,7 @@ class MixtureModel(nn.Module):
         rows: PointRows,
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         """Return the field of paper experts and its gradient by the points."""
-        condition = self.conditions(encoding, protein, lag_ps)[rows.frame]
+        condition = rows_of(self.conditions(encoding, protein, lag_ps), rows.frame)
         owner = protein[rows.frame]
         scale = encoding.scales[owner].to(condition)
         points = (rows.points / scale[:, None]).to(condition)

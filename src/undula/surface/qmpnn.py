@@ -84,11 +84,12 @@ class QMPNN(nn.Module):
     h^P_l        ``RouterOutput.irreps``
     ===========  ========================================
 
-    66,864 weights at the default sizes. The code does not change when a protein is turned, shifted or its points are relabelled;
+    The code does not change when a protein is turned, shifted or its points are relabelled;
     the irreps turn with it. Only degrees of parity :math:`(-1)^l` exist, so a mirror image gives
     the mirror image of the irreps and the same code: like every invariant made of such
-    features, the code does not see chirality (all proteins are left-handed; a field that is
-    evaluated relative to the irreps is mirrored with them, as it should be).
+    features, the code does not see chirality (nor need it, as long as no protein comes with its
+    mirror image; a field that is evaluated relative to the irreps is mirrored with them). There
+    are 66,864 weights at the default sizes.
 
     Components of a vector have no largest one that all frames agree on, so degrees above 0 are
     averaged, never maximised. Without normals a centrosymmetric cloud has irreps of odd degree 0.

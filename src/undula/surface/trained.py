@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,22 @@ from torch import Tensor
 
 from undula.data.prepare import surface_of
 from undula.errors import InputError
+from undula.geometry.frames import rmsd, superposition
 from undula.geometry.lattice import Lattice
-from undula.geometry.molecular_surface import MolecularSurface
-from undula.io.datasets import Dataset
+from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
+from undula.io.datasets import Dataset, PreparedTrajectory
 from undula.learn.checkpoint import load_weights, save_weights
-from undula.surface.baselines import Blur, StaticSurface, averaged, fitted_blur, occupancy
+from undula.surface.baselines import (
+    Blur,
+    BlurCase,
+    StaticSurface,
+    averaged,
+    fitted_blur,
+    occupancy,
+)
 from undula.surface.model import SurfaceModel
 from undula.surface.task import SurfaceTask
+from undula.types import Structure
 
 _START_PARTS = ("positions", "radii", "alpha_carbons")
 WEIGHTS = "model.safetensors"
@@ -64,6 +75,38 @@ class TrainedSurface:
     starts: tuple[Start, ...]
     memory_ps: tuple[float, ...]
     provenance: dict[str, Any]
+
+    @property
+    def horizon_ps(self) -> float:
+        """The longest lag in training, ps."""
+        return self.model.horizon_ps
+
+    @property
+    def distributional(self) -> bool:
+        """It forecasts the typical shape only."""
+        return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of it."""
+        grids = self.model.config.grid is not None
+        kind = "splines on grids" if grids else "DSR's implicit network"
+        return (
+            f"Model: {kind}, trained for {self.provenance['steps']} steps on "
+            f"{self.provenance['training_frames']} frames up to {self.horizon_ps:g} ps.",
+            "It knows only the protein it was trained on.",
+        )
+
+    def posed(
+        self, structure: Structure, surface: MolecularSurface, seed: int
+    ) -> TrainedProteinField:
+        """Bind the model to a structure of a protein it was trained on.
+
+        Raises:
+            InputError: It was not.
+        """
+        del seed
+        return TrainedProteinField(self, structure, surface, self.model.system_of(structure))
 
     def save(self, folder: Path) -> None:
         """Write weights and trivial rows into a folder."""
@@ -129,6 +172,105 @@ class TrainedSurface:
             memory_ps=tuple(trivial["memory_ps"]),
             provenance=metadata["provenance"],
         )
+
+
+@dataclass(frozen=True, eq=False)
+class BasePoints:
+    """Points in the model's pose with the distances to two known surfaces.
+
+    Attributes:
+        points: In the model's pose, Å.
+        bases: Distance to the structure's own surface and to the trajectory's first frame, Å;
+            without rows for a model that has no base.
+    """
+
+    points: Float[Tensor, "n 3"]
+    bases: Float[Tensor, "bases n"]
+
+    def __getitem__(self, rows: Tensor) -> BasePoints:
+        return BasePoints(self.points[rows], self.bases[:, rows])
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedProteinField:
+    """The moving field of a protein that the model was trained on, in a structure's pose.
+
+    Attributes:
+        trained: The model.
+        structure: The first frame.
+        first_surface: Its exact surface.
+        system: Which of the model's systems it is.
+    """
+
+    trained: TrainedSurface
+    structure: Structure
+    first_surface: MolecularSurface
+    system: int
+
+    @cached_property
+    def to_model(self) -> tuple[Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
+        """Rotation R and translation t into the model's pose: R x + t."""
+        on = self.structure.alpha_carbons
+        known = self.trained.model.alpha_carbons(self.system)
+        return superposition(self.structure.positions[on].double(), known)
+
+    @cached_property
+    def start(self) -> int:
+        """Which training trajectory began nearest to the structure, by RMSD of the Cα."""
+        rotation, translation = self.to_model
+        on = self.structure.alpha_carbons
+        posed = self.structure.positions[on].double() @ rotation.T + translation
+        known = self.trained.model.trajectories
+        distances = {
+            index: float(rmsd(posed, start.positions[start.alpha_carbons]))
+            for index, start in enumerate(self.trained.starts)
+            if known[index][1] == self.system
+        }
+        return min(distances, key=lambda index: distances[index])
+
+    @cached_property
+    def known_surface(self) -> MolecularSurface:
+        """The exact surface of that trajectory's first frame, in the model's pose."""
+        start = self.trained.starts[self.start]
+        probe = float(self.trained.provenance.get("probe", 1.4))
+        return molecular_surface(start.positions, start.radii, probe=probe)
+
+    def known(self, points: Float[Tensor, "n 3"]) -> BasePoints:
+        """Return points in the model's pose with their distances to the known surfaces."""
+        rotation, translation = self.to_model
+        moved = points.double() @ rotation.T + translation
+        if self.trained.model.config.base != "first-frame":
+            return BasePoints(moved, torch.zeros(0, len(points), dtype=torch.float64))
+        own = self.first_surface.signed_distance(points).double()
+        return BasePoints(moved, torch.stack([own, self.known_surface.signed_distance(moved)]))
+
+    @torch.no_grad()
+    def values(self, known: BasePoints, time_ps: float, sample: int | None) -> Float[Tensor, " n"]:
+        r"""Return the field; its base fades from the structure's own surface to the known one.
+
+        .. math:: b(x, t) = d_{known}(x) + e^{-t/\tau} (d_{own}(x) - d_{known}(x))
+
+        The network corrects the known first frame. What the given structure has of its own is
+        a deviation, and that is forgotten as fast as deviations were in training (τ).
+        """
+        assert sample is None, "this kind of model draws no samples"
+        model = self.trained.model
+        latent = model.latents[self.start]
+        lag = torch.tensor([time_ps], dtype=torch.float64, device=latent.device)
+        condition = model.conditions(lag, latent[None])[0]
+        base = None
+        if len(known.bases):
+            own, other = known.bases
+            kept = math.exp(-time_ps / self.trained.memory_ps[self.system])
+            base = (other + kept * (own - other)).to(condition.dtype)
+        return model.field(known.points, condition, self.system, base)
+
+    def still(self, lattice: Lattice) -> dict[str, Float[Tensor, "nx ny nz"]]:
+        """Return the majority shape of the training frames: trivial for a known protein."""
+        rotation, translation = self.to_model
+        points = lattice.points() @ rotation.T + translation
+        averages = self.trained.averaged[self.system].field(points).reshape(lattice.shape)
+        return {"averaged training frames": averages}
 
 
 def trivial_rows(
@@ -200,7 +342,7 @@ def memory(task: SurfaceTask, dataset: Dataset, system: int, probe: float) -> fl
     Returns:
         τ in ps; the horizon of training where there are fewer than three frames to tell.
     """
-    correlations, gaps = [], []
+    cases = []
     for index, trajectory in enumerate(task.trajectories):
         frames = sorted(f.frame for f in task.training + task.validation if f.trajectory == index)
         frames = frames[:: max(1, len(frames) // TRIVIAL_FRAMES)]
@@ -213,17 +355,57 @@ def memory(task: SurfaceTask, dataset: Dataset, system: int, probe: float) -> fl
                 for frame in frames
             ]
         )
+        cases.append((trajectory.times_ps[frames], field))
+    return fitted_memory(cases) or task.module.horizon_ps
+
+
+def fitted_memory(cases: Sequence[tuple[np.ndarray, Float[Tensor, "frames points"]]]) -> float:
+    """Fit τ of `memory` on fields at the same points over time.
+
+    Args:
+        cases: Times in ps and fields of some trajectories.
+
+    Returns:
+        τ in ps; 0 where no trajectory has three frames to tell.
+    """
+    correlations, gaps = [], []
+    for lags, field in cases:
+        if len(field) < 3:
+            continue
         deviation = torch.nn.functional.normalize(field - field.mean(dim=0), dim=1)
-        i, j = torch.triu_indices(len(frames), len(frames), offset=1)
-        times = torch.from_numpy(trajectory.times_ps[frames])
-        correlations.append((deviation @ deviation.T)[i, j])
+        i, j = torch.triu_indices(len(field), len(field), offset=1)
+        times = torch.from_numpy(np.array(lags))
+        correlations.append((deviation @ deviation.T)[i, j].double())
         gaps.append(times[j] - times[i])
     if not gaps:
-        return task.module.horizon_ps
+        return 0.0
     found, gap = torch.cat(correlations), torch.cat(gaps)
     grid = torch.logspace(-1, 1.5, 101, dtype=torch.float64) * float(gap.min())
     errors = [float((found - torch.exp(-gap / tau)).square().sum()) for tau in grid]
     return float(grid[int(np.argmin(errors))])
+
+
+def fixed_field(
+    trajectory: PreparedTrajectory, frames: Sequence[int]
+) -> Float[Tensor, "frames points"]:
+    """Return the field of some frames, evenly spaced, at a trajectory's fixed points, Å."""
+    return torch.from_numpy(np.stack([trajectory.fixed_distances(frame) for frame in frames]))
+
+
+def blur_case(
+    dataset: Dataset, trajectory: PreparedTrajectory, frames: Sequence[int], probe: float
+) -> BlurCase:
+    """Return what `fitted_blur` needs of a trajectory: occupancies of first and later frames."""
+    positions = torch.tensor(np.array(trajectory.positions[0]))
+    lattice = Lattice.covering(
+        positions.amin(dim=0).double() - 8.0, positions.amax(dim=0).double() + 8.0, TRIVIAL_SPACING
+    )
+    later = [frame for frame in frames if frame > 0]
+    first, *others = (
+        occupancy(_exact(dataset, trajectory.positions[frame], probe), lattice)
+        for frame in [0, *later[:: max(1, len(later) // TRIVIAL_FRAMES)]]
+    )
+    return first, others, lattice
 
 
 def _exact(dataset: Dataset, positions: np.ndarray, probe: float) -> MolecularSurface:

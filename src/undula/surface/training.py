@@ -7,15 +7,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import undula
 from undula.errors import InputError
 from undula.io.datasets import Dataset
 from undula.learn.fit import FitConfig, fit
 from undula.learn.progress import Progress
-from undula.surface.losses import LossConfig
+from undula.surface.baselines import fitted_blur
+from undula.surface.losses import LossConfig, MixtureLossConfig
+from undula.surface.mixture import MixtureModelConfig
+from undula.surface.mixture_task import MixtureBatchConfig, MixtureTask
 from undula.surface.model import SurfaceModelConfig
 from undula.surface.task import BatchConfig, SurfaceTask
-from undula.surface.trained import TrainedSurface, memory, starts, trivial_rows
+from undula.surface.trained import (
+    TrainedSurface,
+    blur_case,
+    fitted_memory,
+    fixed_field,
+    memory,
+    starts,
+    trivial_rows,
+)
+from undula.surface.trained_mixture import TrainedMixture
 
 
 def train(
@@ -42,10 +56,7 @@ def train(
     Raises:
         InputError: The data sets differ in probe, or hold no training frame.
     """
-    probes = {float(d.manifest["request"]["rules"]["probe"]) for d in datasets}
-    if len(probes) != 1:
-        raise InputError(f"the data sets were made with different probes: {sorted(probes)} Å")
-    (probe,) = probes
+    probe = _common_probe(datasets)
     task = SurfaceTask(datasets, model, loss, batch, seed=fit_config.seed)
     described = {
         "model": task.module.describe(),
@@ -67,6 +78,85 @@ def train(
     )
     trained.save(out)
     return trained
+
+
+def train_mixture(
+    datasets: Sequence[Dataset],
+    out: Path,
+    *,
+    model: MixtureModelConfig,
+    loss: MixtureLossConfig,
+    batch: MixtureBatchConfig,
+    fit_config: FitConfig,
+    progress: Progress,
+) -> TrainedMixture:
+    """Train a MoE-DSR model and write it, with its trivial row, into its run folder.
+
+    Args:
+        datasets: One per protein.
+        out: The run folder; a run that was stopped goes on.
+        model: Sizes and choices.
+        loss: Weights of the losses.
+        batch: What a step sees.
+        fit_config: The loop.
+        progress: Told how it goes.
+
+    Raises:
+        InputError: The data sets differ in probe, or hold no training frame.
+        UsageError: The losses do not suit the experts.
+    """
+    probe = _common_probe(datasets)
+    task = MixtureTask(datasets, model, loss, batch, seed=fit_config.seed)
+    described = {
+        "model": task.module.describe(),
+        "loss": asdict(loss),
+        "batch": asdict(batch),
+        "data": [dataset.sha256 for dataset in datasets],
+    }
+    result = fit(task, fit_config, out, progress=progress, configuration=described)
+    kept = {task.owners[trajectory] for trajectory in task.validation}
+    readable = [
+        (datasets[task.owners[t]], task.trajectories[t], task.frames[t]) for t in task.training
+    ]
+    cases = [blur_case(dataset, read, frames, probe) for dataset, read, frames in readable]
+    names = [dataset.structure.name for dataset in datasets]
+    trained = TrainedMixture(
+        model=task.module.cpu().eval().requires_grad_(False),
+        blur=fitted_blur(cases),
+        memory_ps=float(
+            np.median(
+                [
+                    fitted_memory([(np.array(read.times_ps)[frames], fixed_field(read, frames))])
+                    or task.module.horizon_ps
+                    for _, read, frames in readable
+                ]
+            )
+        ),
+        provenance={
+            "undula": undula.__version__,
+            "probe": probe,
+            "steps": result.step,
+            "proteins": len({task.owners[t] for t in task.training}),
+            "training_frames": sum(len(task.frames[t]) for t in task.training),
+            "validation": [names[i] for i in sorted(kept)],
+            "data": [
+                {"name": dataset.structure.name, "sha256": dataset.sha256} for dataset in datasets
+            ],
+            "loss": asdict(loss),
+            "batch": asdict(batch),
+            "fit": asdict(fit_config),
+            "measures": dict(result.metrics),
+        },
+    )
+    trained.save(out)
+    return trained
+
+
+def _common_probe(datasets: Sequence[Dataset]) -> float:
+    probes = {float(d.manifest["request"]["rules"]["probe"]) for d in datasets}
+    if len(probes) != 1:
+        raise InputError(f"the data sets were made with different probes: {sorted(probes)} Å")
+    return probes.pop()
 
 
 def _provenance(

@@ -155,13 +155,8 @@ def page(
         notices: To tell beside those of the forecast.
         table: Scores, if there is a truth.
     """
-    provenance = moving.trained.provenance
-    grids = moving.trained.model.config.grid is not None
-    kind = "splines on grids" if grids else "DSR's implicit network"
     notes = [
-        f"Model: {kind}, trained for {provenance['steps']} steps on "
-        f"{provenance['training_frames']} frames up to {moving.trained.model.horizon_ps:g} ps.",
-        "It knows only the protein it was trained on.",
+        *moving.trained.notes,
         *(str(notice) for notice in [*moving.notices, *notices]),
     ]
     scores: list[tuple[str, dict[str, str]]] = []
