@@ -9,12 +9,14 @@ the loss is its mean square. e3nn works as it is commonly used, with the radial 
 linear layer for every pair; a second row gives it our table and our linear layer after the sum.
 Peers take at most 150,000 pairs at a time, each with its own way back, so that a million fit into
 memory; their memory for a million pairs is what they need for the coarser cloud, scaled.
-Memory is by how much the peak of a process of its own rises in a step.
+Memory is by how much a process of its own grows in a step, at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import importlib.util
 import subprocess
 import sys
@@ -266,19 +268,25 @@ def measured(case: Case, repetitions: int) -> dict[str, Any]:
 
 
 def memory(data: Path, spacing: float, degree: int, name: str) -> None:
-    """Print by how many bytes a pair a step raises this process's peak, and the peak in MiB."""
+    """Print by how many bytes a pair this process grows in a step, and its peak in MiB."""
     tiny, case = case_of(data, 6.0, degree), case_of(data, spacing, degree)
     contestants(tiny)[name](True)
     step = contestants(case)[name]
-    before = _peak_kib()
+    # Making the cloud left freed memory that a step would fill unseen: give it back. Then forget
+    # the peak: 5 sets it to what is in use now.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before = _kib("VmRSS")
     step(True)
-    print((_peak_kib() - before) * 1024 / len(case.distances), _peak_kib() / 1024)
+    peak = _kib("VmHWM")
+    print((peak - before) * 1024 / len(case.distances), peak / 1024)
 
 
-def _peak_kib() -> int:
-    # The kernel's figure for this program; getrusage would count the parent's memory too.
+def _kib(what: str) -> int:
+    # The kernel's figures for this program; getrusage would count the parent's memory too.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0])
+    return int(status.partition(f"{what}:")[2].split()[0])
 
 
 def memories(row: dict[str, Any], data: Path, spacing: float) -> None:

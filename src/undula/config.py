@@ -25,11 +25,15 @@ class MixtureConfig:
         model: Sizes and choices of the model.
         loss: Weights of the losses.
         batch: What a step sees.
+        start_from: The folder of a finished run whose weights this one starts from, such as one
+            on the pseudo-dynamics of static structures; by default they are drawn. Its model
+            must be the same but for the times of its training data.
     """
 
     model: MixtureModelConfig = field(default_factory=MixtureModelConfig)
     loss: MixtureLossConfig = field(default_factory=MixtureLossConfig)
     batch: MixtureBatchConfig = field(default_factory=MixtureBatchConfig)
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from undula.geometry.distances import minimum_image
 from undula.geometry.frames import (
     centre,
     make_whole,
+    own_axes,
     random_rotation,
     rmsd,
     superpose,
@@ -213,3 +214,26 @@ def test_a_bond_across_the_wall_is_the_shortest_image():
     torch.testing.assert_close(whole[0, 1], torch.tensor([-0.5, 5, 5]).double())
     step = minimum_image(pair[:, 1] - pair[:, 0], box)
     assert math.isclose(float(step.norm()), 1.0)
+
+
+def test_own_axes_are_the_principal_axes_towards_the_positive_third_moments():
+    positions = cloud(5, 40) * torch.tensor([1.0, 2.0, 3.0]).double()
+    centred = positions - positions.mean(dim=0)
+    axes = own_axes(centred)
+    torch.testing.assert_close(axes.T @ axes, torch.eye(3).double())
+    own = centred @ axes
+    moments = own.T @ own
+    torch.testing.assert_close(moments, torch.diag(moments.diagonal()), rtol=0, atol=1e-8)
+    assert (moments.diagonal().diff() > 0).all()
+    assert (own.pow(3).sum(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize("mirror", [1.0, -1.0], ids=["turned", "mirrored"])
+def test_along_their_own_axes_turned_and_relabelled_atoms_are_the_same(mirror):
+    centred = cloud(6, 40)
+    centred = centred - centred.mean(dim=0)
+    matrix = random_rotation(generator(7)) * torch.tensor([mirror, 1.0, 1.0]).double()
+    order = torch.randperm(40, generator=generator(8))
+    moved = (centred @ matrix.T)[order]
+    own, again = centred @ own_axes(centred), moved @ own_axes(moved)
+    torch.testing.assert_close(again, own[order], rtol=0, atol=1e-9)

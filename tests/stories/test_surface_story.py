@@ -16,9 +16,12 @@ from undula.cli.main import main
 from undula.data.bundled import folder
 
 TINY = (
-    "model: {grid: null, network: {depth: 2, width: 32, skip_at: 1, harmonics: solid, degree: 2},\n"
-    "  latent: 3}\n"
-    "batch: {frames: 2, surface: 64, pool: 128}\n"
+    "preset: dsr\n"
+    "protein:\n"
+    "  model:\n"
+    "    network: {depth: 2, width: 32, skip_at: 1, harmonics: solid, degree: 2}\n"
+    "    latent: 3\n"
+    "  batch: {frames: 2, surface: 64, pool: 128}\n"
     "fit: {steps: 40, learning_rate: 0.003, warmup_steps: 0, checkpoint_every: 10, "
     "evaluate_every: 20}\n"
 )
@@ -96,7 +99,7 @@ def test_an_empty_level_set_is_reported_and_not_a_crash(workplace, peptide, tmp_
     [
         (["train", "nowhere.yaml"], 2, "there is no configuration file nowhere.yaml"),
         (["train", "CONFIG", "--preset", "papers"], 2, "there is no preset papers"),
-        (["train", "CONFIG", "--modle.latent=3"], 2, "did you mean model"),
+        (["train", "CONFIG", "--protien.model.latent=3"], 2, "did you mean protein"),
         (["train", "CONFIG", "--fit.steps=many"], 2, "fit.steps"),
         (["prepare", "nowhere.pdb", "nowhere.xtc", "-o", "OUT"], 3, "nowhere.pdb"),
         (["forecast", "PDB", "--model", "OUT", "--time", "5", "-o", "OUT"], 3, "holds no model"),
@@ -125,8 +128,9 @@ def test_mistakes_get_one_sentence_and_an_exit_code(
 
 
 def test_the_presets_are_valid_and_the_paper_is_dsr(peptide, workplace, tmp_path):
-    words = ["train", "--preset", "paper", f"--data=[{workplace / 'data'}]", f"--out={tmp_path}"]
-    small = ["--fit.steps=1", "--batch.surface=8", "--batch.pool=9", "--model.network.width=96"]
+    words = ["train", "--preset", "dsr-paper", f"--data=[{workplace / 'data'}]", f"--out={tmp_path}"]
+    batch = ["--protein.batch.surface=8", "--protein.batch.pool=9"]
+    small = ["--fit.steps=1", "--protein.model.network.width=96", *batch]
     assert main([*words, *small]) == 0
     state = json.loads(next((tmp_path / "checkpoints").glob("*/state.json")).read_text())
     described = json.dumps(state)
@@ -151,7 +155,7 @@ def test_a_killed_training_ends_with_the_same_bytes(workplace, tmp_path):
 
 
 def test_training_again_with_another_model_is_refused(workplace, capsys):
-    words = ["train", str(workplace / "tiny.yaml"), "--model.latent=5"]
+    words = ["train", str(workplace / "tiny.yaml"), "--protein.model.latent=5"]
     assert main(words) == 2
     assert "latent" in capsys.readouterr().err
 

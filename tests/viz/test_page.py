@@ -149,6 +149,7 @@ def test_stays_under_six_megabytes_for_fifty_meshes_of_five_thousand_vertices(tm
         ({"times_ps": [math.nan]}, "finite and increase"),
         ({"times_ps": [0.0, 1.0]}, "2 times but 4 of forecast"),
         ({"truth": []}, "4 times but 0 of truth"),
+        ({"others": {"sample 1": []}}, "4 times but 0 of sample 1"),
         ({"score_series": {"model": [1.0]}}, "4 times but 1 of model"),
         ({"scalar": "charge"}, "forecast mesh 1 has no scalar 'charge'"),
     ],
@@ -346,6 +347,33 @@ def test_another_number_can_colour_the_surface(opened, page, tmp_path):
     left = inside(tab, ".view:first-child", picture(tab, tmp_path / "a.png"))
     assert colourful(left) == 0
     assert "not known here" in tab.locator(".view-name").first.text_content()
+
+
+@pytest.mark.browser
+def test_a_sample_can_take_the_place_of_the_typical_surface(opened, page, sphere, tmp_path):
+    wide = [scaled(sphere, (1.0, 1.0, 1.6))] * 4
+    assert not opened(page).locator("#form-choice").is_visible()
+    tab = opened(dataclasses.replace(page, others={"sample 1 of 4": wide, HOSTILE: wide}))
+    tab.evaluate("undula.seek(2)")
+    remark = tab.locator(".view:last-child .view-name small")
+    assert remark.text_content() == "typical surface"
+    before = picture(tab, tmp_path / "before.png")
+    choice = tab.get_by_label("Show")
+    assert choice.locator("option").all_text_contents() == [
+        "typical surface",
+        "sample 1 of 4",
+        HOSTILE,
+    ]
+    choice.select_option("sample 1 of 4")
+    after = picture(tab, tmp_path / "after.png")
+    assert remark.text_content() == "sample 1 of 4"
+    right, left = ".view:last-child", ".view:first-child"
+    assert (inside(tab, right, after) != inside(tab, right, before)).mean() > 0.02
+    np.testing.assert_array_equal(inside(tab, left, after), inside(tab, left, before))
+    tab.evaluate("undula.seek(3)")
+    assert not tab.locator(".no-surface").last.is_visible()
+    choice.select_option("typical surface")
+    assert tab.locator(".no-surface").last.is_visible()
 
 
 @pytest.mark.browser

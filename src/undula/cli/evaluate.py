@@ -5,14 +5,32 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
 
 from undula.cli.options import flush_denormals, parse, parser
 
+if TYPE_CHECKING:
+    from undula.surface.studies.protocol import Protocol
+
 
 def run(words: Sequence[str]) -> int:
+    """Score a forecast, or run a study; write tables, plots and pages."""
+    if any(word == "--protocol" or word.startswith("--protocol=") for word in words):
+        return _run_study(words)
+    return _run_result(words)
+
+
+def _run_result(words: Sequence[str]) -> int:
     """Score a forecast; write table, plots and a page that shows truth beside forecast."""
-    p = parser("evaluate", "Score a forecast against a trajectory, beside the trivial forecasts.")
+    p = parser(
+        "evaluate",
+        "Score a forecast against a trajectory, beside the trivial forecasts. undula evaluate "
+        "--protocol NAME|FILE trains and scores the rows of a study; add --help to it.",
+    )
     p.add_argument("result", help="result folder of undula forecast")
     p.add_argument("--truth", required=True, help="the trajectory that starts at the structure")
     p.add_argument(
@@ -39,3 +57,67 @@ def run(words: Sequence[str]) -> int:
         print(f"notice: {notice}", file=sys.stderr)
     print(json.dumps(table.as_dict(), indent=1) if options.json else table.terminal())
     return 0
+
+
+def _run_study(words: Sequence[str]) -> int:
+    """Train the rows of a protocol, score them on proteins they have not seen, print tables."""
+    p = parser(
+        "evaluate --protocol",
+        "Train what has no finished run yet, score all on test proteins, print the tables.",
+    )
+    p.add_argument("--protocol", required=True, help="moe-dsr, or the path of a protocol file")
+    p.add_argument("--data", nargs="+", required=True, help="data set folders, one per protein")
+    p.add_argument("--runs", required=True, help="where the run folders lie, one per row and seed")
+    p.add_argument("-o", "--out", required=True, help="the folder for scores and tables")
+    p.add_argument("--test", nargs="+", help="test proteins, in place of the protocol's")
+    p.add_argument("--split", help="a file of undula data split, in place of its proteins")
+    p.add_argument("--seeds", nargs="+", type=int, help="in place of the protocol's")
+    p.add_argument("--steps", type=int, help="of every training, in place of the presets'")
+    p.add_argument("--only", nargs="+", default=[], help="rows to take; by default all")
+    p.add_argument("--frames", type=int, help="scored per trajectory, in place of the protocol's")
+    p.add_argument("--ecod", help="ECOD's domain file, for its classes in the table of experts")
+    p.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+    options = parse(p, words)
+
+    from undula.cli.configured import read_protocol, row_training
+    from undula.io.datasets import open_dataset
+    from undula.learn.progress import progress_on
+    from undula.surface.studies.protocol import roles
+    from undula.surface.studies.study import run_study
+    from undula.viz.study_export import write_study
+
+    flush_denormals()
+    protocol = _changed(read_protocol(options.protocol), options)
+    chosen = roles(protocol.proteins, [open_dataset(Path(folder)) for folder in options.data])
+    out = Path(options.out)
+    study = run_study(
+        protocol,
+        chosen,
+        lambda row, seed: row_training(row, seed, options.steps, chosen.validation),
+        runs=Path(options.runs),
+        out=out,
+        only=options.only,
+        progress=progress_on(sys.stderr),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    text, values = write_study(study, out, None if options.ecod is None else Path(options.ecod))
+    print(json.dumps(values, indent=1) if options.json else text)
+    return 6 if study.skipped else 0
+
+
+def _changed(protocol: Protocol, options: Namespace) -> Protocol:
+    """Return a protocol with what the flags say in place of its own."""
+    proteins = protocol.proteins
+    if options.split is not None:
+        proteins = replace(proteins, split=options.split, test=[], train=None)
+    if options.test is not None:
+        proteins = replace(proteins, test=options.test)
+    scoring = protocol.scoring
+    if options.frames is not None:
+        scoring = replace(scoring, frames=options.frames)
+    return replace(
+        protocol,
+        proteins=proteins,
+        scoring=scoring,
+        seeds=options.seeds or protocol.seeds,
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -50,6 +51,26 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
         raise UsageError(_sentence(parser, str(error))) from error
 
 
+def parse_values(parser: ArgumentParser, values: dict[str, Any], place: str) -> Namespace:
+    """Check nested keys and values as `parse` checks words.
+
+    Args:
+        parser: Knows the keys.
+        values: As YAML has them.
+        place: Where they stand, for the message.
+
+    Raises:
+        UsageError: An unknown key, a missing or a wrong value.
+    """
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_object(values)
+    except (ArgumentError, UsageError) as error:
+        said = _sentence(parser, str(error)).removeprefix(f"{parser.prog}: ")
+        raise UsageError(f"{place}: {said}") from error
+
+
 def flush_denormals() -> None:
     """Let numbers below 1e-38 be zero: a trained softplus is eight times faster so."""
     import torch
@@ -60,6 +81,8 @@ def flush_denormals() -> None:
 def _sentence(parser: ArgumentParser, message: str) -> str:
     text = " ".join(message.split()).replace("error: ", "")
     known = [action.dest for action in parser._actions]
+    for action in parser._actions:
+        known += _nested(action.dest, getattr(action, "_typehint", None))
     known += [part for dest in known for part in dest.split(".")]
     found = re.search(
         r"[Uu]nrecognized arguments?:? -*([\w.\-]+)|[Kk]ey [\"']?([\w.\-]+)[\"']? is not expected"
@@ -74,3 +97,13 @@ def _sentence(parser: ArgumentParser, message: str) -> str:
     )
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{parser.prog}: there is no option {name}{hint}"
+
+
+def _nested(name: str, kind: Any) -> Iterator[str]:
+    """List the options within an option that is a dataclass or none."""
+    if is_dataclass(kind):
+        for field, hint in get_type_hints(kind).items():
+            yield f"{name}.{field}"
+            yield from _nested(f"{name}.{field}", hint)
+    for one in get_args(kind):
+        yield from _nested(name, one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str]) -> int:
-    """Prepare a data set, or one for each protein of ATLAS; goes on where it was killed."""
-    if words and words[0] == "atlas":
-        return _run_atlas(words[1:])
+    """Prepare a data set, one for each protein of ATLAS, or one for each static structure."""
+    if words and words[0] in _SOURCES:
+        return _SOURCES[words[0]](words[1:])
     p = parser(
         "prepare",
         "Make a data set of a structure and its trajectories; resumes by itself. "
-        "undula prepare atlas FOLDER makes one for each protein of ATLAS in a folder.",
+        "undula prepare atlas FOLDER makes one for each protein of ATLAS in a folder, "
+        "undula prepare static FILE one for each structure, of made-up motion.",
     )
     p.add_argument("topology", help="structure file that names the atoms")
     p.add_argument("trajectories", nargs="+", help="XTC, TRR, DCD or multi-model files")
@@ -83,15 +84,63 @@ def _run_atlas(words: Sequence[str]) -> int:
             for t in dataset.trajectories
         )
         print(f"{dataset.folder}: {frames}")
-    for name, why in made.skipped.items():
+    return _told(made.skipped)
+
+
+def _run_static(words: Sequence[str]) -> int:
+    p = parser(
+        "prepare static",
+        "Make a data set of each structure, of the pseudo-dynamics of an elastic network, to "
+        "train on before there are simulations; resumes by itself.",
+    )
+    p.add_argument("structures", nargs="+", help="PDB, mmCIF or GRO files, packed or not")
+    p.add_argument("-o", "--out", required=True, help="the folder of data set folders to make")
+    p.add_argument("--frames", type=int, default=20, help="the structure itself is the first")
+    p.add_argument("--shortest-ps", type=float, default=1.0, help="time of the second frame, ps")
+    p.add_argument("--longest-ps", type=float, default=200.0, help="time of the last frame, ps")
+    p.add_argument(
+        "--amplitude",
+        type=float,
+        default=1.5,
+        help="of the network, Å; the Cα move two thirds of it in the end",
+    )
+    _add_rules(p)
+    options = parse(p, words)
+
+    from undula.data.pseudo_dynamics import PseudoDynamicsConfig, prepare_static
+
+    made = prepare_static(
+        [Path(path) for path in options.structures],
+        Path(options.out),
+        _config(options),
+        PseudoDynamicsConfig(
+            frames=options.frames,
+            shortest_ps=options.shortest_ps,
+            longest_ps=options.longest_ps,
+            amplitude=options.amplitude,
+        ),
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    for dataset in made.datasets.values():
+        print(f"{dataset.folder}: {len(dataset.trajectories[0])} frames of pseudo-dynamics")
+    return _told(made.skipped)
+
+
+_SOURCES = {"atlas": _run_atlas, "static": _run_static}
+"""First words that name a source; a structure file of such a name is ``./atlas``."""
+
+
+def _told(skipped: Mapping[str, str]) -> int:
+    for name, why in skipped.items():
         print(f"undula: {name} was skipped: {why}", file=sys.stderr)
-    return 6 if made.skipped else 0
+    return 6 if skipped else 0
 
 
-def _add_rules(p: ArgumentParser, stride: int) -> None:
+def _add_rules(p: ArgumentParser, stride: int | None = None) -> None:
     for flag, options in STRUCTURE_OPTIONS.items():
         p.add_argument(flag, **options)
-    p.add_argument("--stride", type=int, default=stride, help="keep every n-th frame")
+    if stride is not None:
+        p.add_argument("--stride", type=int, default=stride, help="keep every n-th frame")
     p.add_argument("--probe", type=float, default=1.4, help="solvent probe radius, Å")
     p.add_argument("--spacing", type=float, default=1.0, help="of surface points, Å")
     p.add_argument(

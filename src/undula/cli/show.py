@@ -39,7 +39,7 @@ def run(words: Sequence[str]) -> int:
         times_ps, truth, notices = true_meshes(moving, trajectory, spacing)
     meshes = [moving.mesh(time, spacing=spacing) for time in times_ps]
     path = Path(options.out) if options.out else Path(options.result) / "index.html"
-    write_page(path, page(moving, times_ps, meshes, truth, list(notices)))
+    write_page(path, page(moving, times_ps, meshes, truth, list(notices), spacing=spacing))
     print(path)
     if options.open:
         webbrowser.open(path.resolve().as_uri())

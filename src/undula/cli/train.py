@@ -34,9 +34,15 @@ def run(words: Sequence[str]) -> int:
     common: dict[str, Any] = {"fit_config": config.fit, "progress": progress_on(sys.stderr)}
     out = Path(config.out)
     if config.mixture is not None:
-        model, loss, batch = config.mixture.model, config.mixture.loss, config.mixture.batch
+        asked = config.mixture
         provenance = train_mixture(
-            datasets, out, model=model, loss=loss, batch=batch, **common
+            datasets,
+            out,
+            model=asked.model,
+            loss=asked.loss,
+            batch=asked.batch,
+            start_from=None if asked.start_from is None else Path(asked.start_from),
+            **common,
         ).provenance
     else:
         assert config.protein is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -136,19 +136,19 @@ def prepare(
     names = _unique_names(trajectories)
     request = {
         "format": FORMAT,
-        "topology": {"name": topology.name, "sha256": _input_hash(topology)},
+        "topology": {"name": topology.name, "sha256": input_hash(topology)},
         "trajectories": [
             {
                 "name": name,
                 "file": path.name,
-                "sha256": _input_hash(path),
+                "sha256": input_hash(path),
                 "holdout": path in holdout,
             }
             for name, path in zip(names, trajectories, strict=True)
         ],
         "rules": asdict(config),
     }
-    _begin(out, request)
+    begin(out, request)
     if (out / "manifest.json").exists():
         say(f"{out} is complete")
         return open_dataset(out)
@@ -162,22 +162,56 @@ def prepare(
         length_unit=config.length_unit,
     )
     require_surface(structure)
+
+    def moving() -> Iterator[Trajectory]:
+        reference: Float[Tensor, "atoms 3"] | None = None
+        for path in trajectories:
+            read = load_trajectory(structure, path, stride=config.stride)
+            read = aligned(read, read.positions[0] if reference is None else reference)
+            reference = read.positions[0] if reference is None else reference
+            yield read
+
+    return write_dataset(out, request, structure.notices, moving(), config, say=say)
+
+
+def write_dataset(
+    out: Path,
+    request: Mapping[str, Any],
+    notices: Sequence[Notice],
+    trajectories: Iterable[Trajectory],
+    config: PrepareConfig,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Dataset:
+    """Sample and label the frames of trajectories, and write the manifest last.
+
+    Args:
+        out: A folder that was begun with ``request`` (`begin`).
+        request: What was asked for; ``trajectories`` names each and says whether it is held out.
+            An ``origin``, where frames are no simulation's, is repeated in the manifest.
+        notices: Of the structure; those of the trajectories are added.
+        trajectories: As many, in that order, all in one pose (`aligned`).
+        config: The rules.
+        say: Called with one line for each step done.
+
+    Returns:
+        The complete data set.
+    """
     files: dict[str, str] = {"request.json": atomic.sha256(out / "request.json")}
-    entries, notices = [], list(structure.notices)
-    reference: Float[Tensor, "atoms 3"] | None = None
-    for index, (name, path) in enumerate(zip(names, trajectories, strict=True)):
-        moving = load_trajectory(structure, path, stride=config.stride)
-        notices += moving.notices
-        moving = aligned(moving, moving.positions[0] if reference is None else reference)
-        if reference is None:
-            reference = moving.positions[0]
+    entries, told = [], list(notices)
+    for index, (asked, moving) in enumerate(
+        zip(request["trajectories"], trajectories, strict=True)
+    ):
+        name = asked["name"]
+        told += moving.notices
+        if index == 0:
             files |= write_structure(out, moving.frame(0))
         files |= _write_trajectory(out / name, name, moving, config, index, say)
         entries.append(
             {
                 "name": name,
                 "frames": len(moving),
-                "holdout": path in holdout,
+                "holdout": asked["holdout"],
                 "frames_per_shard": config.frames_per_shard,
                 "pool_rows": [config.near, config.local, config.uniform],
             }
@@ -186,6 +220,7 @@ def prepare(
         out / "manifest.json",
         {
             "format": FORMAT,
+            **({"origin": request["origin"]} if "origin" in request else {}),
             "units": {"length": "Å", "time": "ps"},
             "columns": {
                 "surface": list(SURFACE_COLUMNS),
@@ -195,7 +230,7 @@ def prepare(
             "request": request,
             "versions": _versions(),
             "trajectories": entries,
-            "notices": [notice.as_dict() for notice in merged(notices)],
+            "notices": [notice.as_dict() for notice in merged(told)],
             "files": files,
         },
     )
@@ -404,7 +439,13 @@ def _shard_is_whole(folder: Path, number: int) -> bool:
     )
 
 
-def _begin(out: Path, request: dict[str, Any]) -> None:
+def begin(out: Path, request: dict[str, Any]) -> None:
+    """Write what is asked for into a new data set folder, or see that it was begun with the same.
+
+    Raises:
+        UsageError: The folder holds something else, or was begun with other rules.
+        InputError: An input has changed since.
+    """
     path = out / "request.json"
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -430,7 +471,12 @@ def _begin(out: Path, request: dict[str, Any]) -> None:
     raise UsageError(f"{out} was begun with other trajectories or another --holdout")
 
 
-def _input_hash(path: Path) -> str:
+def input_hash(path: Path) -> str:
+    """Return the SHA-256 of an input.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
         return atomic.sha256(path)
     except OSError as error:

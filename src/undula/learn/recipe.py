@@ -124,7 +124,7 @@ def check_same(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Pa
     Raises:
         UsageError: They differ; the message names the first key that does.
     """
-    before, now = _flat(stored), _flat(present)
+    before, now = flat(stored), flat(present)
     for key in sorted(before.keys() | now.keys()):
         if key not in before or key not in now or before[key] != now[key]:
             raise UsageError(
@@ -133,9 +133,17 @@ def check_same(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Pa
             )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Write nested JSON objects as one, with dotted keys."""
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Write nested JSON objects as one, with dotted keys.
+
+    Args:
+        value: Objects within objects; anything else is a value.
+        prefix: Put before every key.
+
+    Returns:
+        Dotted key → value.
+    """
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}
-    nested = [_flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items()]
+    nested = [flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items()]
     return {key: inner for part in nested for key, inner in part.items()}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from undula.errors import UsageError
+from undula.report.appendix import Appendix
 
 Kind = Literal["model", "trivial"]
 
@@ -64,12 +65,14 @@ class Table:
         metrics: Columns, the judging one first.
         rows: At least one trivial row.
         times_ps: Of the frames.
+        appendices: Small tables that stand below.
     """
 
     title: str
     metrics: tuple[Metric, ...]
     rows: tuple[Row, ...]
     times_ps: tuple[float, ...]
+    appendices: tuple[Appendix, ...] = ()
 
     def __post_init__(self) -> None:
         if not any(row.kind == "trivial" for row in self.rows):
@@ -151,7 +154,10 @@ class Table:
         """Return the table as Markdown, with its verdicts below."""
         headings, *rows = ["| " + " | ".join(line) + " |" for line in self.cells()]
         rule = "|" + " --- |" * (len(self.metrics) + 2)
-        return "\n".join([f"**{self.title}**", "", headings, rule, *rows, "", *self.verdicts(), ""])
+        below = [small.markdown() for small in self.appendices]
+        return "\n".join(
+            [f"**{self.title}**", "", headings, rule, *rows, "", *self.verdicts(), "", *below]
+        )
 
     def terminal(self, columns: int = 5) -> str:
         """Return the table as aligned text, with its verdicts below.
@@ -170,7 +176,8 @@ class Table:
                     for line in lines
                 )
             )
-        return "\n\n".join([*blocks, "\n".join(self.verdicts())])
+        below = [small.terminal() for small in self.appendices]
+        return "\n\n".join([*blocks, "\n".join(self.verdicts()), *below])
 
     def csv(self) -> str:
         """Return every score of every frame, one line each row, time and metric."""
@@ -203,4 +210,4 @@ class Table:
                 }
                 for row in self.rows
             ],
-        }
+        } | {small.key: dict(small.values) for small in self.appendices}

@@ -25,7 +25,7 @@ BLUR_WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 BLUR_CUTS = (0.30, 0.35, 0.40, 0.45, 0.50)
 
 
-BlurCase = tuple[Bool[Tensor, "nx ny nz"], Sequence[Bool[Tensor, "nx ny nz"]], Lattice]
+BlurCase = tuple[Bool[Tensor, "_ _ _"], Sequence[Bool[Tensor, "_ _ _"]], Lattice]
 """Occupancy of a first frame and of later ones, on a lattice."""
 
 

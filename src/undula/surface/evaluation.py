@@ -20,6 +20,8 @@ from undula.geometry.molecular_surface import MolecularSurface
 from undula.surface.baselines import best_ellipsoid, blurred, occupancy
 from undula.surface.forecast import MovingSurface, coloured
 from undula.surface.model import System, sequence
+from undula.surface.sample_scores import sample_scores
+from undula.surface.spread import SampleScores
 from undula.types import Mesh, Trajectory
 
 MARGIN = 8.0
@@ -71,6 +73,7 @@ class Evaluation:
         truth: True meshes in the forecast's pose, coloured by displacement.
         forecast: Forecast meshes at the same times.
         notices: Times without a true frame, and what the truth's reader said.
+        samples: The samples as a distribution, if the forecast has any and a later frame.
     """
 
     times_ps: tuple[float, ...]
@@ -79,6 +82,7 @@ class Evaluation:
     truth: list[Mesh]
     forecast: list[Mesh]
     notices: tuple[Notice, ...]
+    samples: SampleScores | None = None
 
 
 def evaluate(
@@ -130,6 +134,7 @@ def evaluate(
         truth=true_meshes,
         forecast=forecast_meshes,
         notices=notices,
+        samples=sample_scores(moving, times_ps, frames, lattice, config.seed),
     )
 
 
@@ -186,7 +191,7 @@ def forecasters(moving: MovingSurface, lattice: Lattice) -> list[Forecaster]:
         model,
         _still("copied first frame", exact_solid(first, lattice)),
         *(
-            _still(name, _on_lattice(values.to(lattice.origin), lattice, lipschitz=None))
+            _still(name, lattice_solid(values.to(lattice.origin), lattice, lipschitz=None))
             for name, values in still.items()
         ),
     ]
@@ -195,7 +200,7 @@ def forecasters(moving: MovingSurface, lattice: Lattice) -> list[Forecaster]:
 def exact_solid(surface: MolecularSurface, lattice: Lattice) -> Solid:
     """Return a molecular surface as a solid, its exact distance laid down on a lattice."""
     values = surface.lattice_distance(lattice.origin, lattice.spacing, lattice.shape, band=4.0)
-    return _on_lattice(values, lattice, lipschitz=1.0)
+    return lattice_solid(values, lattice, lipschitz=1.0)
 
 
 def _still(name: str, solid: Solid) -> Forecaster:
@@ -204,16 +209,24 @@ def _still(name: str, solid: Solid) -> Forecaster:
 
 def _forecast_solid(moving: MovingSurface, lattice: Lattice, time: float) -> Solid:
     found = moving.level_set(time, lattice=lattice)
-    return _on_lattice(found.values, lattice, lipschitz=None, mesh=found.mesh)
+    return lattice_solid(found.values, lattice, lipschitz=None, mesh=found.mesh)
 
 
-def _on_lattice(
+def lattice_solid(
     values: Float[Tensor, "nx ny nz"],
     lattice: Lattice,
     *,
-    lipschitz: float | None,
+    lipschitz: float | None = None,
     mesh: Mesh | None = None,
 ) -> Solid:
+    """Return the zero level set of values on a lattice as a solid.
+
+    Args:
+        values: Negative inside.
+        lattice: Theirs.
+        lipschitz: How fast they change at most, per Å; by default measured.
+        mesh: The level set, if it is known already.
+    """
     if lipschitz is None:
         steps = [float(values.diff(dim=axis).abs().max()) for axis in range(3)]
         lipschitz = max(sum(step**2 for step in steps) ** 0.5 / lattice.spacing, 1e-6)

@@ -30,6 +30,8 @@ from undula.surface.first_frame import REACH, LocalConfig
 
 _FILTERS = ((1.0, 1.5), (4.0, 3.0))
 """Where the filters of the atoms begin to fall and how fast, knots of the radial splines."""
+_LEAST = 0.01
+"""A blurred inside is taken to be at least this far from 0 and 1."""
 _BUMPS = 8
 """How many Gaussian bumps tell an expert the distance to the first frame's surface."""
 
@@ -114,19 +116,22 @@ class LocalInputs(nn.Module):
 
     .. math::
         \frac{\sum_k w_{mk} A_{kc}(x)}{\sum_k w_{mk} A_{k1}(x)} \;(c > 1), \qquad
-        4 (G_\sigma * 1_{in})(x) - 2, \qquad e^{-(d_0 - \mu)^2 / 2 s^2}
+        \frac{\delta_\sigma(x) - d_0(x)}{\sigma}, \qquad e^{-(d_0 - \mu)^2 / 2 s^2}
 
     A is `radial_sums`; the filters w ≥ 0 are learned, and start as one that sees the nearest
-    atoms and one that sees them all.
+    atoms and one that sees them all. δ is the `lifts`' blurred distance.
     """
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
         self.blurs = len(config.blurs)
+        self.register_buffer("widths", torch.tensor(config.blurs), persistent=False)
         knots = torch.arange(KNOTS)
         starts = [-functional.relu(knots - begin) / fall for begin, fall in _FILTERS]
         self.filters = nn.Parameter(torch.stack(starts))
         self.size = self.blurs + len(_FILTERS) * len(CHANNELS) + _BUMPS + 1
+
+    widths: Tensor
 
     def forward(
         self, features: Float[Tensor, "n raw"], distance: Float[Tensor, " n"]
@@ -137,14 +142,31 @@ class LocalInputs(nn.Module):
             features: `LocalPoints.features`.
             distance: To the first frame's surface, Å.
         """
-        blurs, sums = features.split([self.blurs, KNOTS * len(CHANNELS)], dim=1)
-        filtered = torch.einsum(
-            "nkc,mk->nmc", sums.unflatten(1, (KNOTS, len(CHANNELS))), self.filters.exp()
-        )
+        sums = features[:, self.blurs :].unflatten(1, (KNOTS, len(CHANNELS)))
+        filtered = torch.einsum("nkc,mk->nmc", sums, self.filters.exp())
         count = filtered[:, :, :1]
         averages = filtered[:, :, 1:] / count.clamp(min=1e-2)
         density = torch.log1p(count[:, :, 0]) / 2
-        return torch.cat([4 * blurs - 2, averages.flatten(1), density, bumps(distance)], dim=1)
+        lifts = self.lifts(features, distance) / self.widths
+        return torch.cat([lifts, averages.flatten(1), density, bumps(distance)], dim=1)
+
+    def lifts(
+        self, features: Float[Tensor, "n raw"], distance: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n blurs"]:
+        r"""Return how far each blur lifts the field: the blurred distance less the exact one.
+
+        .. math:: \delta_\sigma(x) = -\sigma \, \Phi^{-1}\big((G_\sigma * 1_{in})(x)\big)
+
+        Φ is the normal distribution function. A plane is blurred into itself, so this is 0 where
+        the first frame is flat, above 0 over what sticks out and below 0 over what caves in: an
+        expert that adds up lifts is a blurred first frame whose width changes from place to place.
+
+        Args:
+            features: `LocalPoints.features`.
+            distance: To the first frame's surface, Å.
+        """
+        inside = features[:, : self.blurs].clamp(_LEAST, 1 - _LEAST)
+        return -self.widths * torch.special.ndtri(inside) - distance[:, None]
 
 
 def bumps(distance: Float[Tensor, " n"]) -> Float[Tensor, "n size"]:
@@ -184,7 +206,7 @@ class ContractionInputs(nn.Module):
         self,
         points: Float[Tensor, "n 3"],
         distance: Float[Tensor, " n"],
-        irreps: Sequence[Float[Tensor, "proteins channels components"]],
+        irreps: Sequence[Float[Tensor, "proteins _ _"]],
         owner: Tensor,
     ) -> Float[Tensor, "n size"]:
         """Return the features of each point.

@@ -233,6 +233,6 @@ class FirstFrame:
             points.points, self.structure.positions, self.structure.vdw_radii, channels
         )[:, : _CARRIER + 1].sum(dim=1)
         carried = sums[:, 1:] / sums[:, :1].clamp(min=1e-3)
-        found = carried.reshape(len(points), -1, 4)
+        found = carried.reshape(len(points), len(residues), 4)
         along = (found[:, :, :3] * points.direction[:, None]).sum(dim=2)
         return torch.stack([along, found[:, :, 3]], dim=1).permute(2, 1, 0)

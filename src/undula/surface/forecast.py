@@ -94,6 +94,23 @@ class MovingSurface:
         self._check_sample(sample)
         return self.posed.values(self.posed.known(points), time_ps, sample).to(points.dtype)
 
+    def sample_sdf(
+        self, points: Float[Tensor, "n 3"], time_ps: float
+    ) -> Float[Tensor, "samples n"]:
+        """Return the signed distances of all samples at points, Å; much cheaper than one by one.
+
+        Args:
+            points: In the structure's own pose, Å.
+            time_ps: Time since the first frame, ps.
+        """
+        if not self.samples or not len(points):
+            return points.new_zeros(self.samples, len(points))
+        parts = [
+            self.posed.samples(self.posed.known(part), time_ps, self.samples)
+            for part in points.split(CHUNK)
+        ]
+        return torch.cat(parts, dim=1).to(points.dtype)
+
     def level_set(
         self,
         time_ps: float,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,6 +43,8 @@ def fitted_latent(model: MixtureModel, first: FirstFrame) -> Float[Tensor, "1 la
     optimiser = torch.optim.Adam([code], lr=RATE)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, HALVE_EVERY, 0.5)
     one, start = torch.zeros(1, dtype=torch.long), torch.zeros(1)
+    with torch.no_grad():
+        encoding = model.encode(cloud, scales, latent=code)
     with torch.enable_grad():
         for _ in range(STEPS):
             chosen = torch.randint(len(surface), (POINTS,), generator=generator)
@@ -50,7 +54,7 @@ def fitted_latent(model: MixtureModel, first: FirstFrame) -> Float[Tensor, "1 la
                 distance=torch.zeros(POINTS),
                 features=torch.zeros(POINTS, 0),
             )
-            encoding = model.encode(cloud, scales, latent=code)
+            encoding = replace(encoding, latent=code)
             value, gradient = model.field_and_gradient(encoding, one, start, rows)
             loss = manifold_loss(value / first.scale)
             loss = loss + normal_loss(gradient, surface.normals[chosen].float())

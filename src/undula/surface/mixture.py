@@ -36,7 +36,7 @@ from undula.surface.first_frame import REACH, LocalConfig
 from undula.surface.geoan import GeoAN, GeoANConfig
 from undula.surface.qmpnn import QMPNN, QMPNNConfig
 from undula.surface.router import RouterOutput
-from undula.surface.time import TimeConfig, linear_time, relaxation
+from undula.surface.time import TimeConfig, time_features
 
 BACKBONES: dict[str, tuple[type[nn.Module], type]] = {
     "pointnet++": (PointNet2, PointNet2Config),
@@ -110,9 +110,14 @@ class MixtureModelConfig:
             )
 
     @property
+    def residual(self) -> int:
+        """Numbers an expert answers for the typical field: a weight for each lift, and a shift."""
+        return len(self.local.blurs) + 1 if self.experts.kind == "local" else 1
+
+    @property
     def outputs(self) -> int:
-        """Numbers an expert answers: the residual, and two amplitudes of samples."""
-        return 3 if self.samples else 1
+        """Numbers an expert answers: for the typical field, and two amplitudes of samples."""
+        return self.residual + (2 if self.samples else 0)
 
     @property
     def condition(self) -> int:
@@ -141,15 +146,17 @@ class MixtureModel(nn.Module):
     r"""A signed distance field over space and time for any protein.
 
     .. math::
-        f(x, t) = d_0(x) + \kappa(d_0) \, (1 - e^{-t/\tau}) \sum_i G_i(P_0) \, E_i(\phi(x), c),
-        \qquad \kappa(d) = (1 - d^2 / D^2)_+^2
+        f(x, t) = d_0(x) + \kappa(d_0) \, (1 - e^{-t/\tau})
+        \Big( s + \sum_\sigma w_\sigma (\delta_\sigma(x) - d_0(x)) \Big), \qquad
+        (w, s) = \sum_i G_i(P_0) \, E_i(\phi(x), c), \qquad \kappa(d) = (1 - d^2 / D^2)_+^2
 
     ==================  ===========================================================
     d_0                 signed distance to the first frame's surface
     G_i, E_i            ``gate``, ``experts``
     φ                   ``inputs`` (see `undula.surface.experts`)
     c                   features of time, latent code, code of the router
-    τ                   ``onset``, learned
+    δ                   blurred distances (`LocalInputs.lifts`; experts of kind local only)
+    τ                   ``onset``, learned; with ``time.kind`` "none" the step from 0 to 1 at t = 0
     D                   `REACH`
     ==================  ===========================================================
 
@@ -219,7 +226,8 @@ class MixtureModel(nn.Module):
             FeatureExpert(size, config.condition, config.outputs, config.experts, generator)
             for _ in experts
         )
-        self.onset = nn.Parameter(torch.tensor(_ONSET_PS).log())
+        timeless = config.time.kind == "none"
+        self.onset = None if timeless else nn.Parameter(torch.tensor(_ONSET_PS).log())
 
     def encode(
         self,
@@ -259,12 +267,7 @@ class MixtureModel(nn.Module):
         lag_ps: Float[Tensor, " frames"],
     ) -> Float[Tensor, "frames condition"]:
         """Join the features of time with what is known of the proteins, one row per frame."""
-        time = self.config.time
-        if time.kind == "linear":
-            features = linear_time(lag_ps, self.horizon_ps)
-        else:
-            longest = max(time.longest * self.horizon_ps, self.shortest_ps)
-            features = relaxation(lag_ps, self.shortest_ps, longest, time.scales)
+        features = time_features(self.config.time, lag_ps, self.shortest_ps, self.horizon_ps)
         parts = [features.to(encoding.latent.dtype), rows_of(encoding.latent, protein)]
         if self.config.code:
             parts.append(rows_of(encoding.routed.code, protein))
@@ -301,7 +304,7 @@ class MixtureModel(nn.Module):
         condition = rows_of(self.conditions(encoding, protein, lag_ps), rows.frame)
         owner = protein[rows.frame]
         dispatch = Dispatch(encoding.gating, owner)
-        if self.inputs is None or self.onset is None:
+        if self.inputs is None:
             scale = encoding.scales[owner].to(condition)
             points = (rows.points / scale[:, None]).to(condition)
             (answer,) = mixture(self.experts, dispatch, points, condition)
@@ -309,12 +312,20 @@ class MixtureModel(nn.Module):
         found = (self.features(encoding, protein, rows) - self.mean) / self.spread
         (answer,) = mixture(self.experts, dispatch, found, condition)
         window = functional.relu(1 - (rows.distance / REACH).square()).square()
-        left = -torch.expm1(-lag_ps / self.onset.exp())
+        if self.onset is None:
+            left = (lag_ps > 0).to(window)
+        else:
+            left = -torch.expm1(-lag_ps / self.onset.exp())
         left = rows_of(left[:, None], rows.frame)[:, 0].to(window)
-        value = rows.distance + window * left * answer[:, 0]
+        count = self.config.residual
+        residual = answer[:, count - 1]
+        if isinstance(self.inputs, LocalInputs):
+            lifts = self.inputs.lifts(rows.features, rows.distance)
+            residual = residual + (answer[:, : count - 1] * lifts).sum(dim=1)
+        value = rows.distance + window * left * residual
         if not self.config.samples:
             return value, None
-        amplitude = functional.softplus(answer[:, 1:] - 1) * (window * left)[:, None]
+        amplitude = functional.softplus(answer[:, count:] - 1) * (window * left)[:, None]
         return value, amplitude
 
     def field_and_gradient(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset, PreparedTrajectory
+from undula.learn.recipe import batch_seed
 from undula.learn.task import ParameterGroup
 from undula.surface.clouds import RouterCloud, collated, router_cloud
 from undula.surface.experts import PointRows
@@ -41,8 +42,11 @@ class MixtureBatchConfig:
         surface: Surface points of each frame (experts of kind paper).
         pool: Points around them for the eikonal term (experts of kind paper).
         validation: How many proteins are kept for validation, evenly over the data sets in
-            their order; none if fewer than three would be left for training.
+            their order; none if fewer than three would be left for training. Or which, by name.
         until_ps: Frames later than this are never read; by default all are.
+        shuffled_times: Whether training is told the times of other frames: each trajectory's
+            later times change places once, by the seed. A control that shows whether time is
+            used; validation keeps the true times.
     """
 
     proteins: int = 4
@@ -51,13 +55,19 @@ class MixtureBatchConfig:
     samples: int = 4
     surface: int = 512
     pool: int = 576
-    validation: int = 2
+    validation: int | Sequence[str] = 2
     until_ps: float | None = None
+    shuffled_times: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in {"samples": 2, "validation": 0}.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"batch.{name} should be at least {least}")
+        if isinstance(self.validation, str):
+            raise UsageError(f"batch.validation is a number or a list, not {self.validation}")
+        if not isinstance(self.validation, int):
+            object.__setattr__(self, "validation", tuple(self.validation))
+        elif self.validation < 0:
+            raise UsageError("batch.validation should be at least 0")
+        if self.samples < 2:
+            raise UsageError("batch.samples should be at least 2")
         for name in ("proteins", "frames", "points", "surface", "pool"):
             if getattr(self, name) < 1:
                 raise UsageError(f"batch.{name} should be at least 1")
@@ -137,9 +147,13 @@ class MixtureTask:
             raise InputError(
                 "no training frames: all trajectories are marked as holdout or have one frame only"
             )
-        kept = validation_systems(sorted(set(self.owners)), batch.validation)
+        names = [dataset.structure.name for dataset in datasets]
+        kept = validation_systems(sorted(set(self.owners)), names, batch.validation)
         self.validation = [i for i, owner in enumerate(self.owners) if owner in kept]
         self.training = [i for i, owner in enumerate(self.owners) if owner not in kept]
+        if not self.training:
+            raise InputError("all proteins are kept for validation, none is left for training")
+        self.told_ps = self._told(seed) if batch.shuffled_times else {}
         lags = np.concatenate(
             [t.times_ps[f] for t, f in zip(self.trajectories, self.frames, strict=True)]
         )
@@ -156,6 +170,22 @@ class MixtureTask:
         )
         if not self.paper:
             self._normalise()
+
+    def _told(self, seed: int) -> dict[tuple[int, int], float]:
+        """Return the time that training is told for each later frame: that of another one."""
+        told: dict[tuple[int, int], float] = {}
+        for trajectory in self.training:
+            times = self.trajectories[trajectory].times_ps
+            later = [frame for frame in self.frames[trajectory] if frame > 0]
+            generator = torch.Generator().manual_seed(batch_seed(seed, trajectory))
+            order = torch.randperm(len(later), generator=generator).tolist()
+            for frame, place in zip(later, order, strict=True):
+                told[trajectory, frame] = float(times[later[place]])
+        return told
+
+    def _lag(self, trajectory: int, frame: int) -> float:
+        true = float(self.trajectories[trajectory].times_ps[frame])
+        return self.told_ps.get((trajectory, frame), true)
 
     @property
     def _until(self) -> float:
@@ -272,7 +302,7 @@ class MixtureTask:
             cloud=collated([self.cloud(t) for t in distinct]),
             scales=self._scales(distinct),
             protein=torch.tensor([distinct.index(t) for t, _ in frames]),
-            lag_ps=torch.tensor([float(self.trajectories[t].times_ps[f]) for t, f in frames]),
+            lag_ps=torch.tensor([self._lag(t, f) for t, f in frames]),
             rows=PointRows(*(torch.cat([getattr(p, name) for p in parts]) for name in _ROW_PARTS)),
             distance=torch.cat(distances) if distances else torch.zeros(0),
             normals=torch.cat(normals) if normals else torch.zeros(0, 3),
@@ -405,8 +435,25 @@ class MixtureTask:
 _ROW_PARTS = ("frame", "points", "distance", "features")
 
 
-def validation_systems(systems: Sequence[int], count: int) -> set[int]:
-    """Choose proteins for validation, evenly over the list; none if too few are left."""
+def validation_systems(
+    systems: Sequence[int], names: Sequence[str], wanted: int | Sequence[str]
+) -> set[int]:
+    """Choose proteins for validation.
+
+    Args:
+        systems: The numbers of those with training frames.
+        names: Of all.
+        wanted: How many, evenly over the list, none if too few are left; or which, by name.
+
+    Raises:
+        InputError: A name is not among them.
+    """
+    if not isinstance(wanted, int):
+        missing = sorted(set(wanted) - {names[system] for system in systems})
+        if missing:
+            raise InputError(f"there is no protein {missing[0]} to keep for validation")
+        return {system for system in systems if names[system] in wanted}
+    count = wanted
     if count == 0 or len(systems) - count < 3:
         return set()
     step = len(systems) / count

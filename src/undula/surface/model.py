@@ -18,7 +18,7 @@ from undula.errors import InputError, UsageError
 from undula.io.residues import standard_name
 from undula.nn.grid import GridConfig, GridField
 from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
-from undula.surface.time import TimeConfig, linear_time, relaxation
+from undula.surface.time import TimeConfig, time_features
 from undula.types import Structure
 
 
@@ -193,11 +193,7 @@ class SurfaceModel(nn.Module):
             lag_ps: Time since the first frame, ps.
             latent: A code for each time.
         """
-        if self.config.time.kind == "linear":
-            features = linear_time(lag_ps, self.horizon_ps)
-        else:
-            longest = max(self.config.time.longest * self.horizon_ps, self.shortest_ps)
-            features = relaxation(lag_ps, self.shortest_ps, longest, self.config.time.scales)
+        features = time_features(self.config.time, lag_ps, self.shortest_ps, self.horizon_ps)
         return torch.cat([features.to(latent.dtype), latent], dim=1)
 
     def field(

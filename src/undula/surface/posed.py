@@ -36,6 +36,14 @@ class PosedField(Protocol):
         """Return the signed distance at one time, Å: the typical field, or that of a sample."""
         ...
 
+    def samples(self, known: Any, time_ps: float, count: int) -> Float[Tensor, "count n"]:
+        """Return the signed distances of the first few samples at one time, Å.
+
+        Raises:
+            UsageError: The model draws no samples.
+        """
+        ...
+
     def still(self, lattice: Lattice) -> Mapping[str, Float[Tensor, "nx ny nz"]]:
         """Return trivial forecasts that only this model's training frames make possible."""
         ...

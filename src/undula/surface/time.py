@@ -18,7 +18,8 @@ class TimeConfig:
 
     Attributes:
         kind: "linear" is the paper's t in [-1, 1] over the training horizon, and grows without
-            bound beyond it; "relaxation" saturates, so that far times tend to one shape.
+            bound beyond it; "relaxation" saturates, so that far times tend to one shape; "none"
+            tells the network no time at all: a control that shows whether time is used.
         scales: How many relaxation times, log-spaced from the shortest lag in training to the
             longest relaxation time (relaxation only).
         longest: The longest relaxation time as a part of the training horizon (relaxation
@@ -26,11 +27,13 @@ class TimeConfig:
             forecast beyond it does not drift; at 1 it goes on drifting for a while.
     """
 
-    kind: Literal["linear", "relaxation"] = "relaxation"
+    kind: Literal["linear", "relaxation", "none"] = "relaxation"
     scales: int = 3
     longest: float = 0.2
 
     def __post_init__(self) -> None:
+        if self.kind not in ("linear", "relaxation", "none"):
+            raise UsageError(f"time.kind is linear, relaxation or none, not {self.kind}")
         if self.scales < 1:
             raise UsageError(f"time.scales should be at least 1, not {self.scales}")
         if not self.longest > 0:
@@ -39,7 +42,32 @@ class TimeConfig:
     @property
     def size(self) -> int:
         """How many features there are."""
-        return 1 if self.kind == "linear" else self.scales
+        return {"linear": 1, "relaxation": self.scales, "none": 0}[self.kind]
+
+
+def time_features(
+    config: TimeConfig,
+    lag_ps: Float[Tensor, " times"],
+    shortest_ps: float,
+    horizon_ps: float,
+) -> Float[Tensor, "times size"]:
+    """Return the configured features of time.
+
+    Args:
+        config: Which.
+        lag_ps: Time since the first frame, ps.
+        shortest_ps: The shortest positive lag in training, ps.
+        horizon_ps: The longest, ps.
+
+    Returns:
+        ``config.size`` columns; none for the kind "none".
+    """
+    if config.kind == "none":
+        return lag_ps.new_zeros(len(lag_ps), 0)
+    if config.kind == "linear":
+        return linear_time(lag_ps, horizon_ps)
+    longest = max(config.longest * horizon_ps, shortest_ps)
+    return relaxation(lag_ps, shortest_ps, longest, config.scales)
 
 
 def linear_time(lag_ps: Float[Tensor, " times"], horizon_ps: float) -> Float[Tensor, "times 1"]:

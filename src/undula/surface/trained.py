@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from undula.data.prepare import surface_of
-from undula.errors import InputError
+from undula.errors import InputError, UsageError
 from undula.geometry.frames import rmsd, superposition
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
@@ -264,6 +264,11 @@ class TrainedProteinField:
             kept = math.exp(-time_ps / self.trained.memory_ps[self.system])
             base = (other + kept * (own - other)).to(condition.dtype)
         return model.field(known.points, condition, self.system, base)
+
+    def samples(self, known: BasePoints, time_ps: float, count: int) -> Float[Tensor, "count n"]:
+        """Refuse: this kind of model draws no samples."""
+        del known, time_ps, count
+        raise UsageError("this model forecasts the typical surface only and draws no samples")
 
     def still(self, lattice: Lattice) -> dict[str, Float[Tensor, "nx ny nz"]]:
         """Return the majority shape of the training frames: trivial for a known protein."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -201,14 +202,25 @@ class FirstFrameField:
         row[near] = torch.arange(len(near))
         return ShellPoints(distance.float(), row, self.first.local(own[near]))
 
-    @torch.no_grad()
     def values(self, known: ShellPoints, time_ps: float, sample: int | None) -> Float[Tensor, " n"]:
         """Return the field at one time, Å: the first frame's, moved by the experts near it."""
+        typical, moved = self._fields(known, time_ps, [] if sample is None else [sample])
+        return typical if sample is None else moved[0]
+
+    def samples(self, known: ShellPoints, time_ps: float, count: int) -> Float[Tensor, "count n"]:
+        """Return the fields of the first few samples; the experts are asked once for all."""
+        return self._fields(known, time_ps, range(count))[1]
+
+    @torch.no_grad()
+    def _fields(
+        self, known: ShellPoints, time_ps: float, chosen: Sequence[int]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "samples n"]]:
+        """Return the typical field and those of the chosen samples."""
         model = self.trained.model
         value = known.distance.clone()
         inside = torch.nonzero(known.row >= 0)[:, 0]
         if not len(inside):
-            return value
+            return value, value.repeat(len(chosen), 1)
         near = known.near[known.row[inside]]
         rows = PointRows(
             frame=torch.zeros(len(near), dtype=torch.long),
@@ -219,12 +231,15 @@ class FirstFrameField:
         one = torch.zeros(1, dtype=torch.long)
         lag = torch.tensor([time_ps], dtype=torch.float32)
         typical, amplitude = model.field(self.encoding, one, lag, rows)
-        if sample is not None and amplitude is not None:
-            modes, residues = self._motion(sample, time_ps)
-            moved = self.first.tremble(near, modes, residues)[0]
-            typical = typical + (moved * amplitude.T).sum(dim=0)
         value[inside] = typical
-        return value
+        drawn = value.repeat(len(chosen), 1)
+        if len(chosen):
+            assert amplitude is not None, "this model draws no samples"
+            motions = [self._motion(sample, time_ps) for sample in chosen]
+            modes, residues = (torch.cat(parts) for parts in zip(*motions, strict=True))
+            moved = self.first.tremble(near, modes, residues)
+            drawn[:, inside] += (moved * amplitude.T).sum(dim=1)
+        return value, drawn
 
     def _motion(self, sample: int, time_ps: float) -> tuple[Tensor, Tensor]:
         r"""Return the random numbers of a sample at a time.

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 
 import undula
-from undula.errors import InputError
+from undula import atomic
+from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset
+from undula.learn.checkpoint import load_into
 from undula.learn.fit import FitConfig, fit
 from undula.learn.progress import Progress
+from undula.learn.recipe import flat
 from undula.surface.baselines import fitted_blur
 from undula.surface.losses import LossConfig, MixtureLossConfig
-from undula.surface.mixture import MixtureModelConfig
+from undula.surface.mixture import MixtureModel, MixtureModelConfig
 from undula.surface.mixture_task import MixtureBatchConfig, MixtureTask
 from undula.surface.model import SurfaceModelConfig
 from undula.surface.task import BatchConfig, SurfaceTask
 from undula.surface.trained import (
+    WEIGHTS,
     TrainedSurface,
     blur_case,
     fitted_memory,
@@ -89,6 +93,7 @@ def train_mixture(
     batch: MixtureBatchConfig,
     fit_config: FitConfig,
     progress: Progress,
+    start_from: Path | None = None,
 ) -> TrainedMixture:
     """Train a MoE-DSR model and write it, with its trivial row, into its run folder.
 
@@ -100,18 +105,23 @@ def train_mixture(
         batch: What a step sees.
         fit_config: The loop.
         progress: Told how it goes.
+        start_from: A run whose weights are the first (`start_weights`); the SHA-256 of their
+            file is a part of this run's configuration.
 
     Raises:
-        InputError: The data sets differ in probe, or hold no training frame.
-        UsageError: The losses do not suit the experts.
+        InputError: The data sets differ in probe, or hold no training frame; there are no
+            weights to start from.
+        UsageError: The losses do not suit the experts; the other run's model is another.
     """
     probe = _common_probe(datasets)
     task = MixtureTask(datasets, model, loss, batch, seed=fit_config.seed)
+    started = {} if start_from is None else {"start_from": start_weights(task.module, start_from)}
     described = {
         "model": task.module.describe(),
         "loss": asdict(loss),
         "batch": asdict(batch),
         "data": [dataset.sha256 for dataset in datasets],
+        **started,
     }
     result = fit(task, fit_config, out, progress=progress, configuration=described)
     kept = {task.owners[trajectory] for trajectory in task.validation}
@@ -139,9 +149,8 @@ def train_mixture(
             "proteins": len({task.owners[t] for t in task.training}),
             "training_frames": sum(len(task.frames[t]) for t in task.training),
             "validation": [names[i] for i in sorted(kept)],
-            "data": [
-                {"name": dataset.structure.name, "sha256": dataset.sha256} for dataset in datasets
-            ],
+            "data": [_described(dataset) for dataset in datasets],
+            **started,
             "loss": asdict(loss),
             "batch": asdict(batch),
             "fit": asdict(fit_config),
@@ -150,6 +159,43 @@ def train_mixture(
     )
     trained.save(out)
     return trained
+
+
+def start_weights(module: MixtureModel, folder: Path) -> str:
+    """Give a model the weights of a finished run, and the mean and spread of its features.
+
+    The times of the training data may differ: the new model's features of time are scaled by
+    its own. Latent codes that are fitted belong to the other run's proteins and stay as drawn.
+
+    Args:
+        module: Receives the numbers.
+        folder: The run.
+
+    Returns:
+        The SHA-256 of the file of weights.
+
+    Raises:
+        InputError: There is no finished run of a MoE-DSR model, or it is damaged.
+        UsageError: Its configuration of the model is another.
+    """
+    other = TrainedMixture.load(folder).model
+    theirs, ours = flat(asdict(other.config)), flat(asdict(module.config))
+    for key in sorted((theirs.keys() | ours.keys()) - {"time.longest"}):
+        if theirs.get(key) != ours.get(key):
+            raise UsageError(
+                f"mixture.start_from: the model in {folder} has {key} = {theirs.get(key)!r}, "
+                f"this one {ours.get(key)!r}; use the same value"
+            )
+    weights = other.state_dict()
+    if module.latents is not None:
+        weights["latents"] = module.latents.detach()
+    load_into(module, weights, folder / WEIGHTS)
+    return atomic.sha256(folder / WEIGHTS)
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    origin = {"origin": dataset.manifest["origin"]} if "origin" in dataset.manifest else {}
+    return {"name": dataset.structure.name, "sha256": dataset.sha256, **origin}
 
 
 def _common_probe(datasets: Sequence[Dataset]) -> float:

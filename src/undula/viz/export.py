@@ -8,11 +8,13 @@ from pathlib import Path
 from undula import atomic
 from undula.errors import Notice, UsageError
 from undula.io.meshes import write_ply
+from undula.report.samples import samples_table
 from undula.report.table import Metric, Row, Table
 from undula.surface.evaluation import Evaluation
 from undula.surface.forecast import MovingSurface
+from undula.surface.spread import with_spread
 from undula.types import Mesh
-from undula.viz.figures import score_figure, strip_figure
+from undula.viz.figures import calibration_figure, score_figure, strip_figure
 from undula.viz.page import Page, write_page
 
 FORMATS = ("html", "ply")
@@ -32,6 +34,10 @@ METRICS = (
 )
 """Columns of a surface table; the first one judges."""
 SCALAR_LABEL = "distance from the first frame's surface, Å"
+SHOWN_SAMPLES = 4
+"""How many samples a page shows at most."""
+SHOWN_VERTICES = 400_000
+"""Of all their meshes together, about 6 MB; larger forecasts show fewer samples, at least one."""
 
 
 def export(
@@ -47,7 +53,8 @@ def export(
         moving: The forecast.
         folder: The result folder.
         formats: None of them to write no mesh; "html" for ``index.html``, "ply" for
-            ``meshes/mesh-0000.ply`` and so on, with the displacement as vertex scalar.
+            ``meshes/mesh-0000.ply`` and so on, with the displacement, and the spread of the
+            samples if there are any, as vertex scalars.
         level: Of the level set, Å.
 
     Returns:
@@ -61,7 +68,7 @@ def export(
         raise UsageError(f"there is no format {unknown[0]}; there are {', '.join(FORMATS)}")
     moving.save(folder)
     times_ps = moving.times_ps if formats else ()
-    meshes = [moving.mesh(time, level=level) for time in times_ps]
+    meshes = spread_meshes(moving, times_ps, [moving.mesh(time, level=level) for time in times_ps])
     notices = [
         Notice(
             code="empty-level-set",
@@ -75,13 +82,16 @@ def export(
         for index, mesh in enumerate(meshes):
             write_ply(folder / "meshes" / f"mesh-{index:04d}.ply", mesh)
     if "html" in formats:
-        write_page(folder / "index.html", page(moving, times_ps, meshes, None, [*notices]))
+        shown = page(moving, times_ps, meshes, None, [*notices], level=level)
+        write_page(folder / "index.html", shown)
     atomic.write_json(
         folder / "report.json",
         {
             "structure": moving.structure.name,
             "atoms": len(moving.structure),
             "times_ps": list(moving.times_ps),
+            "samples": moving.samples,
+            "seed": moving.seed,
             "empty_level_sets": len(notices),
             "notices": [notice.as_dict() for notice in [*moving.notices, *notices]],
         },
@@ -100,15 +110,28 @@ def surface_table(moving: MovingSurface, evaluation: Evaluation) -> Table:
             for name, scores in evaluation.scores.items()
         ),
         times_ps=evaluation.times_ps,
+        appendices=() if evaluation.samples is None else (samples_table(evaluation.samples),),
     )
+
+
+def spread_meshes(
+    moving: MovingSurface, times_ps: Sequence[float], meshes: Sequence[Mesh]
+) -> list[Mesh]:
+    """Add the scalar ``spread`` to meshes that lack it; without two samples there is none."""
+    if moving.samples < 2:
+        return list(meshes)
+    return [
+        mesh if "spread" in mesh.scalars else with_spread(mesh, moving, time)
+        for mesh, time in zip(meshes, times_ps, strict=True)
+    ]
 
 
 def write_evaluation(moving: MovingSurface, evaluation: Evaluation, folder: Path) -> Table:
     """Write an evaluation into a result folder and return its table.
 
     ``evaluation.json``, ``scores.csv``, ``scores.md``, ``score.png`` (score over time),
-    ``strip.png`` (truth above forecast, the paper's Figure 2) and the page with truth beside
-    forecast.
+    ``strip.png`` (truth above forecast, the paper's Figure 2), the page with truth beside
+    forecast, and of samples ``calibration.png``.
     """
     table = surface_table(moving, evaluation)
     judge = table.metrics[0]
@@ -120,7 +143,9 @@ def write_evaluation(moving: MovingSurface, evaluation: Evaluation, folder: Path
     atomic.write(folder / "scores.csv", table.csv())
     atomic.write(folder / "scores.md", table.markdown())
     score_figure(folder / "score.png", list(evaluation.times_ps), series, judge.label)
-    chosen = _spread(len(evaluation.times_ps), 5)
+    chosen = _evenly(len(evaluation.times_ps), 5)
+    if evaluation.samples is not None:
+        calibration_figure(folder / "calibration.png", evaluation.samples)
     strip_figure(
         folder / "strip.png",
         [evaluation.times_ps[i] for i in chosen],
@@ -144,8 +169,10 @@ def page(
     notices: list[Notice],
     *,
     table: Table | None = None,
+    spacing: float | None = None,
+    level: float = 0.0,
 ) -> Page:
-    """Return the page of a forecast.
+    """Return the page of a forecast; with samples also their spread and some of themselves.
 
     Args:
         moving: The forecast.
@@ -154,7 +181,11 @@ def page(
         truth: True meshes at the same times, or none.
         notices: To tell beside those of the forecast.
         table: Scores, if there is a truth.
+        spacing: Of the samples' meshes, Å; by default that of the forecast.
+        level: Of the samples' level sets, Å.
     """
+    forecast = spread_meshes(moving, times_ps, forecast)
+    samples = _samples(moving, times_ps, forecast, spacing, level)
     notes = [
         *moving.trained.notes,
         *(str(notice) for notice in [*moving.notices, *notices]),
@@ -162,7 +193,8 @@ def page(
     scores: list[tuple[str, dict[str, str]]] = []
     series: dict[str, list[float]] | None = None
     if table is not None:
-        notes = [*table.verdicts(), *notes]
+        below = [sentence for small in table.appendices for sentence in small.sentences]
+        notes = [*table.verdicts(), *below, *notes]
         columns = [METRICS[0], METRICS[1], METRICS[4]]
         for line in table.cells(columns)[1:]:
             labels = [column.label for column in columns]
@@ -175,15 +207,43 @@ def page(
         truth=truth,
         scalar="displacement",
         scalar_label=SCALAR_LABEL,
+        further_scalars=_spread_label(moving),
         scores=scores,
         score_series=series,
         score_label=METRICS[0].label,
         notes=notes,
         truth_label="truth",
+        others=samples,
     )
 
 
-def _spread(count: int, most: int) -> list[int]:
+def _spread_label(moving: MovingSurface) -> dict[str, str]:
+    if moving.samples < 2:
+        return {}
+    return {"spread": f"spread: standard deviation of {moving.samples} samples, Å"}
+
+
+def _samples(
+    moving: MovingSurface,
+    times_ps: Sequence[float],
+    forecast: Sequence[Mesh],
+    spacing: float | None,
+    level: float,
+) -> dict[str, list[Mesh]]:
+    """Return the meshes of some samples by name, as many as a page can carry."""
+    vertices = max(sum(len(mesh.vertices) for mesh in forecast), 1)
+    most = max(min(SHOWN_SAMPLES, SHOWN_VERTICES // vertices), 1)
+    return {
+        f"sample {sample + 1} of {moving.samples}": spread_meshes(
+            moving,
+            times_ps,
+            [moving.mesh(time, spacing=spacing, level=level, sample=sample) for time in times_ps],
+        )
+        for sample in range(min(most, moving.samples))
+    }
+
+
+def _evenly(count: int, most: int) -> list[int]:
     """Return up to ``most`` indices, evenly spaced from the first to the last of ``count``."""
     if count <= most:
         return list(range(count))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from undula import atomic
 from undula.errors import InputError
+from undula.surface.spread import SampleScores
 from undula.types import Mesh
 from undula.viz.colours import colour_map, common_top
 from undula.viz.rendering import common_view, render
@@ -24,6 +25,8 @@ _ROWS = ("#a1306f", "#5d6a75", "#2f7fa3", "#a9762a", "#5b8c4f", "#7a68b3")
 _DASHES = ("-", (0, (5, 2.5)), (0, (1.5, 2)), (0, (6, 2, 1.5, 2)))
 _DPI = 200
 _CELL = 1.6
+_FEWEST = 0.01
+"""Bins with a smaller part of the places are not drawn."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.42, 0.1, 0.34, 0.66
 
 
@@ -170,6 +173,67 @@ def strip_figure(
         side = figure.text(0.2 / wide_inches, middle, _plain(name), fontsize=10, color=_INK)
         side.set(ha="center", va="center", rotation=90)
     _colour_bar(figure, top, _plain(scalar_label))
+    return _write_png(path, figure)
+
+
+def calibration_figure(path: Path, scores: SampleScores) -> str:
+    """Draw whether the samples' spread means something, and write it as PNG.
+
+    Left the ranks of the truth among the samples, level if it could be one of them. In the
+    middle the occupancy over time that was forecast beside what happened, of the samples and
+    the rows that say more than yes and no; right the mobility of each surface point beside the
+    true one. On the dashed line is right.
+
+    Args:
+        path: The file to write.
+        scores: The samples' scores; the first row is theirs.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        MachineError: The place is full, read-only or not allowed.
+    """
+    figure = Figure(figsize=(9.6, 3.3), dpi=_DPI, layout="constrained", facecolor="white")
+    left, middle, right = figure.subplots(1, 3)
+    samples = scores.rows[0]
+    counts = np.array(scores.ranks) / max(sum(scores.ranks), 1)
+    left.bar(np.arange(len(counts)), counts * len(counts), width=0.9, color=_ROWS[0])
+    left.axhline(1, color=_SOFT, linestyle=(0, (4, 3)), linewidth=1.2)
+    left.set_xlabel("samples below the truth", color=_INK)
+    left.set_ylabel("places, times the even share", color=_INK)
+    least = _FEWEST * len(scores.occupancy)
+    for index, row in enumerate(row for row in scores.rows if row.kind != "oracle"):
+        reliability = scores.reliability(row)
+        told = [] if reliability is None else [n >= least for n in reliability.places]
+        if reliability is not None and (row is samples or sum(told) > 2):
+            middle.plot(
+                np.array(reliability.forecast)[told],
+                np.array(reliability.happened)[told],
+                label=_plain(row.name),
+                color=_ROWS[index % len(_ROWS)],
+                marker="o",
+                markersize=3.5,
+                linewidth=2.2 if row is samples else 1.3,
+            )
+    middle.plot([0, 1], [0, 1], color=_SOFT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+    middle.set_xlabel("inside: part of the time, forecast", color=_INK)
+    middle.set_ylabel("part of the true frames", color=_INK)
+    middle.legend(frameon=False, labelcolor=_INK, fontsize=8)
+    assert samples.mobility is not None
+    moved, true = samples.mobility.numpy(), scores.mobility.numpy()
+    right.scatter(moved, true, s=5, color=_ROWS[0], alpha=0.35, linewidths=0)
+    top = max(float(moved.max()), float(true.max()), 1e-6) * 1.03
+    right.plot([0, top], [0, top], color=_SOFT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+    right.set_xlabel("mobility of the surface, forecast, Å", color=_INK)
+    right.set_ylabel("true, Å", color=_INK)
+    for axes, title in zip(
+        (left, middle, right), ("rank of the truth", "occupancy", "mobility"), strict=True
+    ):
+        axes.set_title(title, fontsize=10, color=_INK)
+        axes.tick_params(colors=_SOFT, length=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_LINE)
     return _write_png(path, figure)
 
 

@@ -51,6 +51,9 @@ class Page:
         notes: Honest sentences: what the model is, whether it beats the copied frame.
         truth_label: Name of the left view.
         forecast_label: Name of the right view.
+        others: What the forecast's view can show instead, such as single samples: by name, a mesh
+            per time.
+        form: Name of the forecast itself among them.
     """
 
     title: str
@@ -66,6 +69,8 @@ class Page:
     notes: Sequence[str] = ()
     truth_label: str = "simulation"
     forecast_label: str = "forecast"
+    others: Mapping[str, Sequence[Mesh]] = field(default_factory=dict)
+    form: str = "typical surface"
 
     def __post_init__(self) -> None:
         steps = np.diff(np.asarray(self.times_ps, dtype=float), prepend=-np.inf)
@@ -75,6 +80,7 @@ class Page:
         lengths = {"forecast": len(self.forecast)} | {name: len(series[name]) for name in series}
         if self.truth is not None:
             lengths["truth"] = len(self.truth)
+        lengths |= {name: len(meshes) for name, meshes in self.others.items()}
         for name, length in lengths.items():
             if length != len(self.times_ps):
                 raise InputError(
@@ -185,26 +191,27 @@ def _packed(page: Page) -> tuple[dict[str, Any], bytes]:
     Per view and frame: x, y and z (two bytes each), corners of the faces (two bytes, or four
     above 65,536 vertices), openness and the view's scalars (one byte each).
     """
-    every = [mesh for meshes in page.views.values() for mesh in meshes]
+    names = {"truth": page.truth_label, "forecast": page.forecast_label}
+    kept = [(names[key], meshes) for key, meshes in page.views.items()] + [*page.others.items()]
+    every = [mesh for _, meshes in kept for mesh in meshes]
     view = common_view(every)
     low, size = _box(every)
     tops = {scalar: common_top(every, scalar) for scalar in page.labels}
-    names = {"truth": page.truth_label, "forecast": page.forecast_label}
-    views, streams = [], []
-    for key, meshes in page.views.items():
+    described, streams = [], []
+    for name, meshes in kept:
         shown = [mesh for mesh in meshes if not mesh.is_empty]
         present = [all(scalar in mesh.scalars for mesh in shown) for scalar in page.labels]
-        scalars = [name for name, here in zip(page.labels, present, strict=True) if here]
+        scalars = [scalar for scalar, here in zip(page.labels, present, strict=True) if here]
         sizes = [(0, 0) if m.is_empty else (len(m.vertices), len(m.faces)) for m in meshes]
-        views.append({"name": names[key], "scalars": present, "sizes": sizes})
+        described.append({"name": name, "scalars": present, "sizes": sizes})
         for mesh in shown:
             steps = np.rint((mesh.vertices.detach().cpu().double().numpy() - low) / size * _FINEST)
             streams += [_stream(axis, 2) for axis in steps.T]
             width = 2 if len(mesh.vertices) <= _FINEST + 1 else 4
             streams.append(_stream(mesh.faces.cpu().numpy().reshape(-1), width))
             streams.append(_stream(np.rint(openness(mesh).numpy() * (STEPS - 1)), 1))
-            for name in scalars:
-                streams.append(_stream(colour_steps(mesh, name, tops[name]), 1))
+            for scalar in scalars:
+                streams.append(_stream(colour_steps(mesh, scalar, tops[scalar]), 1))
     series = page.score_series or {}
     description = {
         "title": page.title,
@@ -219,7 +226,9 @@ def _packed(page: Page) -> tuple[dict[str, Any], bytes]:
         "colours": [
             "#" + bytes(np.rint(colour * 255).astype(np.uint8)).hex() for colour in colour_map()
         ],
-        "views": views,
+        "views": described[: len(page.views)],
+        "others": described[len(page.views) :],
+        "form": page.form,
         "score_label": page.score_label,
         "series": [
             {"name": name, "values": [float(v) if np.isfinite(v) else None for v in series[name]]}

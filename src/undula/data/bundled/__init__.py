@@ -14,6 +14,13 @@ def folder(name: str = "villin") -> Path:
     return Path(str(resources.files("undula.data.bundled"))) / name
 
 
+def models() -> dict[str, Path]:
+    """Return the folder of each bundled trained model by its name."""
+    root = Path(str(resources.files("undula.data.bundled")))
+    found = (path.parent for path in root.glob("*/model") if path.is_dir())
+    return {path.name: path / "model" for path in sorted(found)}
+
+
 def villin() -> tuple[Path, Path, Path]:
     """Return villin's structure file, its trajectory file and the folder of its trained model."""
     return (

@@ -7,7 +7,7 @@
   const page = JSON.parse(byId("page").textContent);
   const count = page.times_ps.length;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const state = { index: 0, playing: false, scalar: 0, overlay: false, moved: false, dirty: true };
+  const state = { index: 0, playing: false, scalar: 0, form: 0, overlay: false, moved: false, dirty: true };
 
   const PLAY = "M8 5v14l11-7z";
   const PAUSE = "M7 5h4v14H7zM13 5h4v14h-4z";
@@ -72,7 +72,7 @@
 
   function decoded(bytes) {
     const next = reader(bytes);
-    return page.views.map((view) =>
+    return [...page.views, ...page.others].map((view) =>
       view.sizes.map(([vertices, faces]) => {
         const positions = new Float32Array(3 * vertices);
         for (let axis = 0; axis < 3; axis++) {
@@ -191,16 +191,24 @@
     return made;
   }
 
+  // The last view is the forecast's; it may show one of the others, a sample, instead.
+  const sets = [...page.views, ...page.others];
+  const forms = page.others.length ? [page.form, ...page.others.map(({ name }) => name)] : [];
+  const ofForecast = (view) => view.i === page.views.length - 1;
+  const shown = (view) => (ofForecast(view) ? view.i + state.form : view.i);
+
   // Only the current frame's geometry is on the graphics card.
   function showFrame() {
     for (const view of views) {
-      const frame = frames[view.i][state.index];
+      const frame = frames[shown(view)][state.index];
       const isEmpty = frame.indices.length === 0;
       view.mesh.geometry.dispose();
       view.mesh.geometry = geometry(frame);
       view.mesh.visible = !isEmpty;
       view.empty.hidden = !isEmpty;
-      view.remark.textContent = page.views[view.i].scalars[state.scalar] ? "" : "not coloured: this number is not known here";
+      const remarks = ofForecast(view) && forms.length ? [forms[state.form]] : [];
+      if (!sets[shown(view)].scalars[state.scalar]) remarks.push("not coloured: this number is not known here");
+      view.remark.textContent = remarks.join("; ");
     }
     for (const ghost of ghosts) {
       ghost.geometry = views[0].mesh.geometry;
@@ -472,6 +480,15 @@
         showFrame();
       });
     }
+    if (forms.length) {
+      byId("form-choice").hidden = false;
+      const select = byId("form");
+      select.append(...forms.map((name) => element("option", "", name)));
+      select.addEventListener("change", () => {
+        state.form = select.selectedIndex;
+        showFrame();
+      });
+    }
     orbit.addEventListener("change", () => (state.dirty = true));
     orbit.addEventListener("start", () => (state.moved = true));
     new ResizeObserver(() => {
@@ -493,6 +510,7 @@
     get index() { return state.index; },
     get time_ps() { return page.times_ps[state.index]; },
     get playing() { return state.playing; },
+    get form() { return state.form; },
     get camera() { return camera.position.toArray(); },
     seek,
     play: () => play(true),

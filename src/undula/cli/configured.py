@@ -1,0 +1,140 @@
+"""Training configurations and study protocols from presets, YAML files and overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+
+from undula.cli.options import parse_values, parser
+from undula.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from undula.surface.studies.protocol import Protocol, StudyRow
+    from undula.surface.studies.runs import Training
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values.
+
+    Raises:
+        UsageError: There is no such file.
+        InputError: It is no readable YAML, or holds something else.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} should hold keys and values")
+    return value
+
+
+def bundled_or_file(kind: str, name: str) -> Path:
+    """Return the file of a built-in name, or the path that is given in its place.
+
+    Args:
+        kind: The folder under ``presets``: "protocols" or "spaces".
+        name: A built-in name, or a path.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    folder = Path(str(resources.files("undula"))) / "presets" / kind
+    path = folder / f"{name}.yaml"
+    if path.is_file():
+        return path
+    if Path(name).is_file():
+        return Path(name)
+    known = ", ".join(sorted(one.stem for one in folder.glob("*.yaml")))
+    raise UsageError(f"there is no file {name}, and the built-in {kind} are {known}")
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested keys and values with those of ``over`` in place of those of ``base``."""
+    found = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(found.get(key), Mapping):
+            found[key] = merged(found[key], value)
+        else:
+            found[key] = value
+    return found
+
+
+def read_protocol(name: str) -> Protocol:
+    """Read a study protocol: a built-in name, or the path of a YAML file.
+
+    Raises:
+        UsageError: There is none, or a key or value in it cannot be meant.
+        InputError: The file is not readable.
+    """
+    from undula.surface.studies.protocol import Protocol
+
+    path = bundled_or_file("protocols", name)
+    p = parser("evaluate --protocol", "A study.")
+    p.add_class_arguments(Protocol, as_group=False)
+    return Protocol(**vars(p.instantiate(parse_values(p, read_yaml(path), str(path)))))
+
+
+def training(
+    preset: str,
+    changes: Mapping[str, Any],
+    *,
+    place: str,
+    seed: int,
+    steps: int | None,
+    validation: int | tuple[str, ...],
+) -> Training:
+    """Resolve a preset and what differs from it to a training of a model for any protein.
+
+    Args:
+        preset: Its name.
+        changes: Nested keys of `undula.config.TrainConfig` with their values.
+        place: Where the changes stand, for messages.
+        seed: Of the training.
+        steps: In place of those of the configuration, if given.
+        validation: In place of ``mixture.batch.validation``.
+
+    Raises:
+        UsageError: There is no such preset or key, or the preset serves its training proteins
+            alone.
+    """
+    from undula.config import TrainConfig, preset_file
+    from undula.surface.studies.runs import Training
+
+    p: ArgumentParser = parser(place, "A training.")
+    p.add_class_arguments(TrainConfig, as_group=False)
+    values = merged(read_yaml(preset_file(preset)), changes) | {"data": ["-"], "out": "-"}
+    config = TrainConfig(**vars(p.instantiate(parse_values(p, values, place))))
+    asked = config.mixture
+    if asked is None:
+        raise UsageError(f"{place}: the preset {preset} serves its training proteins alone")
+    fit = replace(config.fit, seed=seed, **({} if steps is None else _shortened(config.fit, steps)))
+    return Training(
+        model=asked.model,
+        loss=asked.loss,
+        batch=replace(asked.batch, validation=validation),
+        fit=fit,
+        start_from=None if asked.start_from is None else Path(asked.start_from),
+    )
+
+
+def row_training(
+    row: StudyRow, seed: int, steps: int | None, validation: int | tuple[str, ...]
+) -> Training:
+    """Resolve a row of a protocol (`training`)."""
+    place = f"row {row.name}"
+    return training(row.preset, row.set, place=place, seed=seed, steps=steps, validation=validation)
+
+
+def _shortened(fit: Any, steps: int) -> dict[str, Any]:
+    """Return the steps, with a warm-up that fits in them."""
+    return {"steps": steps, "warmup_steps": min(fit.warmup_steps, steps // 4)}

@@ -1,0 +1,131 @@
+"""The run folders of a study: one per row and seed, trained once and read from then on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from undula import atomic
+from undula.io.datasets import Dataset
+from undula.learn.progress import Progress
+from undula.learn.recipe import FitConfig, check_same
+from undula.surface.losses import MixtureLossConfig
+from undula.surface.mixture import MixtureModel, MixtureModelConfig
+from undula.surface.mixture_task import MixtureBatchConfig
+from undula.surface.trained import WEIGHTS
+from undula.surface.trained_mixture import TrainedMixture
+from undula.surface.training import train_mixture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training of a model for any protein, resolved to the last key.
+
+    Attributes:
+        model: Sizes and choices of the model.
+        loss: Weights of the losses.
+        batch: What a step sees.
+        fit: The loop.
+        start_from: The run whose weights are the first, if there is one.
+    """
+
+    model: MixtureModelConfig
+    loss: MixtureLossConfig
+    batch: MixtureBatchConfig
+    fit: FitConfig
+    start_from: Path | None = None
+
+
+def run_folder(runs: Path, row: str, seed: int) -> Path:
+    """Return where the run of a row and a seed lies."""
+    return runs / row / f"seed-{seed}"
+
+
+def trained_run(
+    training: Training, datasets: Sequence[Dataset], folder: Path, progress: Progress
+) -> tuple[TrainedMixture, float | None]:
+    """Return a run's model: the finished one of the folder, or a newly trained one.
+
+    Args:
+        training: The configuration.
+        datasets: What it may read.
+        folder: The run folder; a run that was stopped goes on.
+        progress: Told how training goes.
+
+    Returns:
+        The model, and for how many seconds it was trained now; none if it was finished.
+
+    Raises:
+        UsageError: The folder holds a run of another configuration or of other data.
+        InputError: The data cannot serve, or the finished run is damaged.
+    """
+    if (folder / WEIGHTS).is_file():
+        trained = TrainedMixture.load(folder)
+        check_same(_described(trained), _asked(training, datasets), folder)
+        return trained, None
+    began = time.perf_counter()
+    train_mixture(
+        datasets,
+        folder,
+        model=training.model,
+        loss=training.loss,
+        batch=training.batch,
+        fit_config=training.fit,
+        progress=progress,
+        start_from=training.start_from,
+    )
+    # Read back, so that what is scored is what lies there.
+    return TrainedMixture.load(folder), time.perf_counter() - began
+
+
+def router_parameters(model: MixtureModel) -> int:
+    """Count the weights that turn a cloud into a code."""
+    return sum(parameter.numel() for parameter in model.router.parameters())
+
+
+def parameters(model: MixtureModel) -> int:
+    """Count all weights but the latent codes of training proteins."""
+    codes = 0 if model.latents is None else model.latents.numel()
+    return sum(parameter.numel() for parameter in model.parameters()) - codes
+
+
+def active_parameters(model: MixtureModel) -> int:
+    """Count the weights that answer for one protein: `parameters` less experts not chosen."""
+    gate = model.config.gate
+    one = sum(parameter.numel() for parameter in model.experts[0].parameters())
+    return parameters(model) - (gate.experts - gate.chosen) * one
+
+
+def _asked(training: Training, datasets: Sequence[Dataset]) -> dict[str, object]:
+    start = training.start_from
+    return _plain(
+        {
+            "model": asdict(training.model),
+            "loss": asdict(training.loss),
+            "batch": asdict(training.batch),
+            "fit": asdict(training.fit),
+            "data": {dataset.structure.name: dataset.sha256 for dataset in datasets},
+            "start_from": start and atomic.sha256(start / WEIGHTS),
+        }
+    )
+
+
+def _described(trained: TrainedMixture) -> dict[str, object]:
+    provenance = trained.provenance
+    return _plain(
+        {
+            "model": asdict(trained.model.config),
+            **{part: provenance[part] for part in ("loss", "batch", "fit")},
+            "data": {one["name"]: one["sha256"] for one in provenance["data"]},
+            "start_from": provenance.get("start_from"),
+        }
+    )
+
+
+def _plain(value: dict[str, object]) -> dict[str, object]:
+    """Return the value as it would come back from a JSON file."""
+    found: dict[str, object] = json.loads(json.dumps(value))
+    return found

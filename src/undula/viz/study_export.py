@@ -1,0 +1,97 @@
+"""The files of a study: every table as Markdown, JSON and CSV, and the figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from undula import atomic
+from undula.report.appendix import Appendix
+from undula.report.studies import (
+    experts_series,
+    experts_table,
+    models_table,
+    routers_table,
+    specialisation_tables,
+)
+from undula.surface.studies.protocol import StudyTable
+from undula.surface.studies.study import StudyResult
+from undula.viz.expert_figure import expert_figure
+
+_REFERENCES = ("copied first frame", "blurred first frame")
+
+
+def write_study(
+    study: StudyResult, out: Path, ecod: Path | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Write the tables of a study; the same scores give the same bytes.
+
+    Args:
+        study: The scores.
+        out: Receives ``NAME.md``, ``NAME.json``, ``NAME.csv`` for each table, and ``NAME.png``
+            for a figure.
+        ecod: ECOD's domain file, if it is there.
+
+    Returns:
+        All tables as text for a terminal, and as plain values. A table of whose rows none was
+        trained is left out.
+    """
+    texts, values = [], {}
+    for asked in study.protocol.tables:
+        if not any(name in study.rows for name in asked.rows):
+            texts.append(f"{asked.title}: left out, none of its rows was trained")
+            continue
+        text, values[asked.name] = _write(study, asked, out, ecod)
+        texts.append(text)
+    return "\n\n\n".join(texts), values
+
+
+def _write(
+    study: StudyResult, asked: StudyTable, out: Path, ecod: Path | None
+) -> tuple[str, dict[str, Any]]:
+    if asked.kind == "models":
+        table = models_table(study, asked)
+        described = table.as_dict()
+        atomic.write(out / f"{asked.name}.md", table.markdown())
+        atomic.write(out / f"{asked.name}.csv", table.csv())
+        atomic.write_json(out / f"{asked.name}.json", described)
+        return table.terminal(), described
+    if asked.kind == "routers":
+        tables = [routers_table(study, asked)]
+    elif asked.kind == "experts":
+        tables = [experts_table(study, asked)]
+        _figure(study, asked, out)
+    else:
+        tables = specialisation_tables(study, asked, ecod)
+    described = {table.key: dict(table.values) for table in tables}
+    atomic.write(out / f"{asked.name}.md", "\n".join(table.markdown() for table in tables))
+    atomic.write(out / f"{asked.name}.csv", "\n".join(_csv(table) for table in tables))
+    atomic.write_json(out / f"{asked.name}.json", described)
+    return "\n\n".join(table.terminal() for table in tables), described
+
+
+def _figure(study: StudyResult, asked: StudyTable, out: Path) -> None:
+    series = experts_series(study, asked)
+    still = {name: study.still[name] for name in _REFERENCES}
+    expert_figure(
+        out / f"{asked.name}.png",
+        series,
+        {
+            name: sum(one["iou"] for one in means.values()) / len(means)
+            for name, means in still.items()
+        },
+        {
+            study.rows[name].training.model.gate.experts: told.iou
+            for name, told in asked.published.items()
+            if told.iou is not None and name in study.rows
+        },
+        "IoU, mean over test proteins",
+    )
+
+
+def _csv(table: Appendix) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([table.headings, *table.rows])
+    return out.getvalue()
