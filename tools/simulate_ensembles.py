@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -118,7 +117,7 @@ def simulate(path: Path, out: Path, options: argparse.Namespace) -> None:
         trajectory.superpose(trajectory, 0)
         temporary = file.with_suffix(".part.xtc")
         trajectory.save_xtc(str(temporary))
-        os.replace(temporary, file)
+        temporary.replace(file)
         days = (time.perf_counter() - begun) / 86400
         print(
             f"{file.name}: {len(kept)} heavy atoms, {frames * options.every:g} ps, "

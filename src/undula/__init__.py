@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from undula.io.trajectories import load_trajectory
     from undula.surface.evaluation import evaluate
     from undula.surface.forecast import MovingSurface, forecast
-    from undula.surface.trained import TrainedSurface
+    from undula.surface.trained_mixture import load_trained
     from undula.viz.export import export
 
 __version__ = "0.1.0"
@@ -27,7 +27,6 @@ _HOMES = {
     "MachineError": "undula.errors",
     "MovingSurface": "undula.surface.forecast",
     "Notice": "undula.errors",
-    "TrainedSurface": "undula.surface.trained",
     "UndulaError": "undula.errors",
     "UsageError": "undula.errors",
     "evaluate": "undula.surface.evaluation",
@@ -35,6 +34,7 @@ _HOMES = {
     "forecast": "undula.surface.forecast",
     "inspect": "undula.io.inspection",
     "load_structure": "undula.io.structures",
+    "load_trained": "undula.surface.trained_mixture",
     "load_trajectory": "undula.io.trajectories",
     "open_dataset": "undula.io.datasets",
     "prepare": "undula.data.prepare",
@@ -45,7 +45,6 @@ __all__ = [
     "MachineError",
     "MovingSurface",
     "Notice",
-    "TrainedSurface",
     "UndulaError",
     "UsageError",
     "__version__",
@@ -54,6 +53,7 @@ __all__ = [
     "forecast",
     "inspect",
     "load_structure",
+    "load_trained",
     "load_trajectory",
     "open_dataset",
     "prepare",

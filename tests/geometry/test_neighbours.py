@@ -120,3 +120,16 @@ def test_refuses_what_cannot_be_meant():
     for search in (lambda: pairs_within(points, 1.0), lambda: nearest(points, points, 1)):
         with pytest.raises(InputError, match="point 2 "):
             search()
+
+
+def test_many_coordinates_of_exactly_zero_do_no_harm_where_denormals_count_as_zero():
+    points = cloud(1200)
+    points[:, 0] = (9 * points[:, 0]).clamp(min=0)
+    points[::5, 0] = 0
+    expected = pairs_within(points, 0.3)
+    torch.set_flush_denormal(True)
+    try:
+        assert torch.equal(pairs_within(points, 0.3), expected)
+        assert torch.equal(nearest(points, points, 1)[:, 0], torch.arange(len(points)))
+    finally:
+        torch.set_flush_denormal(False)

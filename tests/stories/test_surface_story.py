@@ -102,7 +102,7 @@ def test_an_empty_level_set_is_reported_and_not_a_crash(workplace, peptide, tmp_
         (["train", "CONFIG", "--protien.model.latent=3"], 2, "did you mean protein"),
         (["train", "CONFIG", "--fit.steps=many"], 2, "fit.steps"),
         (["prepare", "nowhere.pdb", "nowhere.xtc", "-o", "OUT"], 3, "nowhere.pdb"),
-        (["forecast", "PDB", "--model", "OUT", "--time", "5", "-o", "OUT"], 3, "holds no model"),
+        (["forecast", "PDB", "--model", "OUT", "--time", "5", "-o", "OUT"], 3, "nor a bundled"),
         (["forecast", "PDB", "--model", "RUN", "--time", "5 parsec", "-o", "OUT"], 2, "parsec"),
         (["forecast", "PDB", "--model", "RUN", "--time", "5", "-o", "OUT", "--formats", "stl"], 2,
          "there is no format stl"),
@@ -128,7 +128,13 @@ def test_mistakes_get_one_sentence_and_an_exit_code(
 
 
 def test_the_presets_are_valid_and_the_paper_is_dsr(peptide, workplace, tmp_path):
-    words = ["train", "--preset", "dsr-paper", f"--data=[{workplace / 'data'}]", f"--out={tmp_path}"]
+    words = [
+        "train",
+        "--preset",
+        "dsr-paper",
+        f"--data=[{workplace / 'data'}]",
+        f"--out={tmp_path}",
+    ]
     batch = ["--protein.batch.surface=8", "--protein.batch.pool=9"]
     small = ["--fit.steps=1", "--protein.model.network.width=96", *batch]
     assert main([*words, *small]) == 0

@@ -39,7 +39,9 @@ def test_the_order_of_the_atoms_within_a_residue_does_not_matter(structure):
 
 
 def test_depth_counts_bonds_from_the_backbone(structure):
-    depth = dict(zip(structure.atom_names.tolist(), column(structure, "depth").tolist(), strict=True))
+    depth = dict(
+        zip(structure.atom_names.tolist(), column(structure, "depth").tolist(), strict=True)
+    )
     assert depth["CA"] == depth["N"] == depth["O"] == depth["C"] == 0
     steps = [depth[name] * 6 for name in ("CB", "CG", "CD", "CE", "NZ")]
     assert steps == pytest.approx([1, 2, 3, 4, 5])

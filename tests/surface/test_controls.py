@@ -89,9 +89,7 @@ def test_a_batch_is_told_the_shuffled_times_of_the_same_frames(dataset):
     plain = MixtureTask([dataset], LOCAL, MixtureLossConfig(), BATCH, seed=3)
     batch = replace(BATCH, shuffled_times=True)
     shuffled = MixtureTask([dataset], LOCAL, MixtureLossConfig(), batch, seed=3)
-    one, other = (
-        task.batch(0, torch.Generator().manual_seed(0)) for task in (plain, shuffled)
-    )
+    one, other = (task.batch(0, torch.Generator().manual_seed(0)) for task in (plain, shuffled))
     assert torch.equal(one.distance, other.distance)
     times = plain.trajectories[0].times_ps.tolist()
     expected = [shuffled.told_ps[0, times.index(lag)] for lag in one.lag_ps.tolist()]

@@ -27,7 +27,9 @@ def expert(generator):
 
 
 def test_a_fresh_expert_answers_zero(expert, generator):
-    answer = expert(torch.randn(20, 6, generator=generator), torch.randn(20, 3, generator=generator))
+    answer = expert(
+        torch.randn(20, 6, generator=generator), torch.randn(20, 3, generator=generator)
+    )
     assert answer.shape == (20, 2)
     assert not answer.any()
 

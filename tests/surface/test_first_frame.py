@@ -141,9 +141,7 @@ def test_the_residues_tremble_by_one_angstrom(first):
 def test_a_shift_of_all_residues_moves_the_surface_along_its_normal(first, points, monkeypatch):
     way = torch.zeros(1, first.residues, 3, dtype=torch.float64)
     way[:, :, 0] = 1.0
-    monkeypatch.setitem(
-        first.__dict__, "residue_modes", (torch.ones(1, dtype=torch.float64), way)
-    )
+    monkeypatch.setitem(first.__dict__, "residue_modes", (torch.ones(1, dtype=torch.float64), way))
     known = told(first, points)
     known = known[known.distance.abs() < REACH / 2]
     modes = torch.tensor([[1.0], [-2.0]])

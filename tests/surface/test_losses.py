@@ -61,9 +61,7 @@ def test_the_best_constant_under_the_quantile_loss_is_the_quantile(quantile, gen
 
 def test_the_loss_of_the_middle_quantile_is_that_of_the_distance(generator):
     value, distance = torch.randn(2, 60, generator=generator)
-    torch.testing.assert_close(
-        quantile_loss(value, distance, 0.5), distance_loss(value, distance)
-    )
+    torch.testing.assert_close(quantile_loss(value, distance, 0.5), distance_loss(value, distance))
 
 
 def test_a_quantile_below_one_half_forgives_a_surface_drawn_too_wide():

@@ -45,7 +45,7 @@ def test_a_fresh_model_is_the_exact_first_frame_at_any_time(config, generator):
     lags = torch.tensor([0.0, 40.0, 1e6])
     value, amplitude = model.field(encoded(model), torch.arange(3), lags, rows)
     assert torch.equal(value, rows.distance)
-    assert amplitude.shape == (120, 2)
+    assert amplitude.shape == (120, 3)
 
 
 @KINDS
@@ -97,9 +97,7 @@ def test_in_training_the_order_of_the_batch_does_not_matter():
 def test_without_samples_there_is_no_amplitude(generator):
     model = stirred(replace(LOCAL, samples=False))
     lags = torch.full((3,), 50.0)
-    value, amplitude = model.field(
-        encoded(model), torch.arange(3), lags, rows_of_frames(generator)
-    )
+    value, amplitude = model.field(encoded(model), torch.arange(3), lags, rows_of_frames(generator))
     assert amplitude is None
     assert value.shape == (120,)
 

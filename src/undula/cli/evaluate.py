@@ -97,7 +97,7 @@ def _run_study(words: Sequence[str]) -> int:
         runs=Path(options.runs),
         out=out,
         only=options.only,
-        progress=progress_on(sys.stderr),
+        progress=lambda: progress_on(sys.stderr),
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     text, values = write_study(study, out, None if options.ecod is None else Path(options.ecod))

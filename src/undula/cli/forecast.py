@@ -23,8 +23,8 @@ def run(words: Sequence[str]) -> int:
     p.add_argument("structure", help="PDB, mmCIF or GRO file; may be gzipped")
     p.add_argument(
         "--model",
-        required=True,
-        help=f"run folder of undula train, or a bundled model: {', '.join(models())}",
+        default="any",
+        help=f"run folder of undula train, or a bundled model ({', '.join(models())}; default: any)",
     )
     p.add_argument(
         "--time",
@@ -94,6 +94,6 @@ def _model(name: str) -> Path:
         return bundled[name]
     if not Path(name).is_dir():
         near = get_close_matches(name, bundled, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f": {', '.join(bundled)}"
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(bundled)}"
         raise InputError(f"{name} is neither a run folder nor a bundled model{hint}")
     return Path(name)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula import atomic
@@ -24,6 +23,7 @@ from undula.data.prepare import PrepareConfig, aligned, begin, input_hash, write
 from undula.errors import InputError, UsageError
 from undula.geometry.elastic_network import GNM_CUTOFF, anisotropic_network_modes
 from undula.geometry.frames import superposition
+from undula.geometry.neighbours import search_tree
 from undula.io.datasets import FORMAT, Dataset, open_dataset, read_json
 from undula.io.inspection import require_surface
 from undula.io.structures import load_structure
@@ -285,7 +285,7 @@ def _swinging(
     """Draw the rotation vector of every side chain, rad; buried ones swing less."""
     residues = structure.residues
     positions = structure.positions.double().numpy()
-    around = cKDTree(positions).query_ball_point(
+    around = search_tree(positions).query_ball_point(
         positions[_centres(structure)], CONTACTS_RADIUS, return_length=True
     )
     angle = config.swing * torch.from_numpy(np.exp(-(around - 1) / CONTACTS_TO_STILL))
@@ -305,8 +305,8 @@ def _carried(
     """Swing each side chain about its Cα, and move each residue with the Cα around it."""
     start = structure.positions.double()
     centres = start[torch.from_numpy(_centres(structure))]
-    tree = cKDTree(nodes.numpy())
-    _, nearest = tree.query(centres.numpy(), k=FEWEST_NODES)
+    tree = search_tree(nodes.numpy())
+    nearest = np.asarray(tree.query(centres.numpy(), k=FEWEST_NODES)[1])
     turns = torch.linalg.matrix_exp(_cross(swinging))
     held = np.isin(structure.atom_names, _BACKBONE) | (structure.residue_names == "PRO")
     swings = torch.from_numpy(~held)

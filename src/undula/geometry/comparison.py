@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula.errors import InputError
 from undula.geometry.isosurface import Field, lattice_values
 from undula.geometry.lattice import Lattice
+from undula.geometry.neighbours import search_tree
 from undula.types import Mesh, SurfaceCloud
 
 DSR_NODES = 128
@@ -354,7 +354,7 @@ def _nearest(
     """Return the distance and the index of the nearest other point."""
     if len(points) == 0 or len(others) == 0:
         raise InputError("an empty cloud cannot be compared")
-    tree = cKDTree(others.detach().cpu().double().numpy(), balanced_tree=False)
+    tree = search_tree(others.detach().cpu().double().numpy())
     distance, index = tree.query(points.detach().cpu().double().numpy())
     return np.asarray(distance), np.asarray(index)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 from torch import Tensor
+
+from undula.geometry.neighbours import search_tree
 
 GNM_CUTOFF = 7.3
 """Distance of two Cα that counts as a contact in the Gaussian network model, Å."""
@@ -90,7 +91,7 @@ def anisotropic_network_modes(
 
 
 def _contacts(positions: Float[Tensor, "nodes 3"], cutoff: float) -> tuple[Tensor, Tensor]:
-    pairs = cKDTree(positions.detach().cpu().double().numpy()).query_pairs(
+    pairs = search_tree(positions.detach().cpu().double().numpy()).query_pairs(
         cutoff, output_type="ndarray"
     )
     found = torch.from_numpy(pairs).long()

@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula.errors import InputError
+from undula.geometry.neighbours import search_tree
 
 LOCAL_PER_UNIFORM = {"paper": 1, "dsr": 8}
 """How many points near the surface the two readings of D draw for each uniform one."""
@@ -32,7 +32,7 @@ def local_scale(points: Float[Tensor, "n 3"], neighbour: int = 50) -> Float[Tens
         return points.new_zeros(0)
     cloud = points.detach().cpu().double().numpy()
     rank = min(neighbour + 1, len(cloud))
-    distance, _ = cKDTree(cloud).query(cloud, k=[rank])
+    distance, _ = search_tree(cloud).query(cloud, k=[rank])
     return torch.from_numpy(np.asarray(distance)[:, 0]).to(points)
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula.elements import ELEMENTS
 from undula.geometry.distances import minimum_image
+from undula.geometry.neighbours import search_tree
 from undula.types import Structure
 
 SHORTEST_BOND = 0.7
@@ -64,7 +64,7 @@ def covalent_bonds(structure: Structure) -> Int[Tensor, "2 bonds"]:
     points, owner = positions[covalent], covalent
     if structure.box is not None:
         points, owner = _with_images(points, owner, structure.box.double().cpu().numpy(), reach)
-    pairs = cKDTree(points).query_pairs(reach, output_type="ndarray")
+    pairs = search_tree(points).query_pairs(reach, output_type="ndarray")
     distance = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
     i, j = np.sort(owner[pairs], axis=1).T
     hydrogen = np.isin(structure.elements, ("H", "D"))

@@ -29,10 +29,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from undula.elements import ELEMENTS
 from undula.errors import InputError, Notice, UsageError
+from undula.geometry.neighbours import search_tree
 from undula.io.atom_table import AtomTable
 from undula.io.boxes import SMALLEST_WIDTH, widths
 from undula.io.conformers import Residue, residues
@@ -299,7 +299,7 @@ def _check_unit(table: AtomTable, kept: _Kept) -> None:
     positions = np.unique(table.positions[kept.rows], axis=0)
     if len(positions) < 4:
         return
-    distance = np.asarray(cKDTree(positions).query(positions, k=2)[0])
+    distance = np.asarray(search_tree(positions).query(positions, k=2)[0])
     nearest = float(np.median(distance[:, 1]))
     if SMALLEST_SPACING < nearest < LARGEST_SPACING or nearest < CLOSEST_ATOMS:
         return
@@ -322,7 +322,7 @@ def _without_coincident(table: AtomTable, kept: _Kept) -> tuple[_Kept, list[Noti
     original = first[place.reshape(-1)]
     copies = np.nonzero(original != np.arange(len(positions)))[0]
     distinct = np.sort(first)
-    close = cKDTree(positions[distinct]).query_pairs(CLOSEST_ATOMS, output_type="ndarray")
+    close = search_tree(positions[distinct]).query_pairs(CLOSEST_ATOMS, output_type="ndarray")
     pairs = np.concatenate(
         [np.stack([original[copies], copies], axis=1), np.sort(distinct[close], axis=1)]
     )

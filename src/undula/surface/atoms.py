@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula.geometry.elastic_network import gaussian_network_fluctuations
+from undula.geometry.neighbours import search_tree
 from undula.types import Structure
 
 _DEPTH = {"A": 0, "B": 1, "G": 2, "D": 3, "E": 4, "Z": 5, "H": 6}
@@ -36,7 +36,7 @@ def atom_channels(structure: Structure) -> Float[Tensor, "atoms channels"]:
     names = structure.atom_names
     depth = np.array([0 if n in _BACKBONE else _depth(n) for n in names.tolist()]) / 6
     positions = structure.positions.double().numpy()
-    tree = cKDTree(positions)
+    tree = search_tree(positions)
     contacts = (tree.query_ball_point(positions, CONTACT_RADIUS, return_length=True) - 1) / 100
     columns = [
         np.ones(len(names)),

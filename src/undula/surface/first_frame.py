@@ -207,7 +207,7 @@ class FirstFrame:
         points: LocalPoints,
         modes: Float[Tensor, "samples modes"],
         residues: Float[Tensor, "samples residues"],
-    ) -> Float[Tensor, "samples 2 n"]:
+    ) -> Float[Tensor, "samples 3 n"]:
         r"""Carry random motions of the residues to points, as motions of the surface there.
 
         .. math::
@@ -222,7 +222,8 @@ class FirstFrame:
             residues: Standard normal numbers w, one per residue and sample.
 
         Returns:
-            ξ_1 (Å) and ξ_2 of each sample; both turn with the molecule, so they stay the same.
+            ξ_1 (Å), ξ_2 and 1 for each sample; the motions turn with the molecule, so these numbers
+            stay the same.
         """
         index = torch.from_numpy(self.structure.residue_index)
         size, way = self.residue_modes
@@ -235,4 +236,5 @@ class FirstFrame:
         carried = sums[:, 1:] / sums[:, :1].clamp(min=1e-3)
         found = carried.reshape(len(points), len(residues), 4)
         along = (found[:, :, :3] * points.direction[:, None]).sum(dim=2)
-        return torch.stack([along, found[:, :, 3]], dim=1).permute(2, 1, 0)
+        every = torch.stack([along, found[:, :, 3], torch.ones_like(along)], dim=1)
+        return every.permute(2, 1, 0)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undula import atomic
+from undula.data.bundled import models
 from undula.data.prepare import surface_of
 from undula.errors import InputError, Notice, UsageError
 from undula.geometry.isosurface import LevelSet, extract
@@ -245,7 +246,7 @@ class MovingSurface:
 def forecast(
     structure: Structure,
     times_ps: Sequence[float],
-    trained: SurfaceForecaster,
+    trained: SurfaceForecaster | None = None,
     *,
     spacing: float = 1.0,
     samples: int = 0,
@@ -256,7 +257,8 @@ def forecast(
     Args:
         structure: The first frame, in any pose.
         times_ps: Times since then at which meshes are wanted, ps.
-        trained: A model that can serve this protein (`load_trained` reads one).
+        trained: A model that can serve this protein (`load_trained` reads one); by default the
+            bundled one for any protein.
         spacing: Of the meshes, Å.
         samples: How many samples beside the typical surface.
         seed: Of the samples.
@@ -270,6 +272,8 @@ def forecast(
             none.
     """
     require_surface(structure)
+    if trained is None:
+        trained = load_trained(models()["any"])
     moving = MovingSurface(
         structure=structure,
         trained=trained,

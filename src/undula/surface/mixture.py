@@ -116,8 +116,8 @@ class MixtureModelConfig:
 
     @property
     def outputs(self) -> int:
-        """Numbers an expert answers: for the typical field, and two amplitudes of samples."""
-        return self.residual + (2 if self.samples else 0)
+        """Numbers an expert answers: for the typical field, and for `FirstFrame.tremble`."""
+        return self.residual + (3 if self.samples else 0)
 
     @property
     def condition(self) -> int:
@@ -288,7 +288,7 @@ class MixtureModel(nn.Module):
         protein: Int[Tensor, " frames"],
         lag_ps: Float[Tensor, " frames"],
         rows: PointRows,
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"] | None]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"] | None]:
         """Return the signed distance at points of some frames.
 
         Args:
@@ -298,8 +298,9 @@ class MixtureModel(nn.Module):
             rows: Points and what they know.
 
         Returns:
-            The typical field, Å, negative inside; and how strongly the two kinds of random
-            motion move it there (`FirstFrame.tremble`), where the model is distributional.
+            The typical field, Å, negative inside; and how strongly the motions of
+            `FirstFrame.tremble` move it there, where the model is distributional: the two random
+            ones, and the constant one from the quantile to the middle of the samples.
         """
         condition = rows_of(self.conditions(encoding, protein, lag_ps), rows.frame)
         owner = protein[rows.frame]
@@ -325,7 +326,9 @@ class MixtureModel(nn.Module):
         value = rows.distance + window * left * residual
         if not self.config.samples:
             return value, None
-        amplitude = functional.softplus(answer[:, count:] - 1) * (window * left)[:, None]
+        strength = functional.softplus(answer[:, count : count + 2] - 1)
+        amplitude = torch.cat([strength, answer[:, count + 2 :]], dim=1)
+        amplitude = amplitude * (window * left)[:, None]
         return value, amplitude
 
     def field_and_gradient(

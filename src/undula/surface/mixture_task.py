@@ -13,7 +13,7 @@ from torch import Tensor
 from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset, PreparedTrajectory
 from undula.learn.recipe import batch_seed
-from undula.learn.task import ParameterGroup
+from undula.learn.task import ParameterGroup, moved
 from undula.surface.clouds import RouterCloud, collated, router_cloud
 from undula.surface.experts import PointRows
 from undula.surface.first_frame import FirstFrame, LocalPoints
@@ -87,7 +87,7 @@ class MixtureBatch:
         distance: True distance at fixed points, Å; normals' place is in ``normals``.
         normals: True normals at surface points.
         on_surface: How many of the rows are surface points.
-        tremble: Random motions carried to the points: frames × samples × 2 × points.
+        tremble: Random motions carried to the points: frames × samples × 3 × points.
     """
 
     keys: Int[Tensor, " proteins"]
@@ -99,7 +99,7 @@ class MixtureBatch:
     distance: Float[Tensor, " n"]
     normals: Float[Tensor, "on 3"]
     on_surface: int
-    tremble: Float[Tensor, "frames samples 2 points"]
+    tremble: Float[Tensor, "frames samples 3 points"]
 
 
 class MixtureTask:
@@ -307,7 +307,7 @@ class MixtureTask:
             distance=torch.cat(distances) if distances else torch.zeros(0),
             normals=torch.cat(normals) if normals else torch.zeros(0, 3),
             on_surface=len(normals[0]) if normals else 0,
-            tremble=torch.stack(trembles) if trembles else torch.zeros(len(frames), 0, 2, 0),
+            tremble=torch.stack(trembles) if trembles else torch.zeros(len(frames), 0, 3, 0),
         )
 
     def _paper_rows(
@@ -332,7 +332,7 @@ class MixtureTask:
 
     def _tremble(
         self, trajectory: int, points: LocalPoints, generator: torch.Generator
-    ) -> Float[Tensor, "samples 2 points"]:
+    ) -> Float[Tensor, "samples 3 points"]:
         first, samples = self.first_frame(trajectory), self.batch_config.samples
         modes = torch.randn(samples, first.modes, generator=generator)
         residues = torch.randn(samples, first.residues, generator=generator)
@@ -357,7 +357,7 @@ class MixtureTask:
         terms = {"distance": quantile_loss(value, batch.distance, config.quantile)}
         if amplitude is not None and config.energy:
             frames = len(batch.protein)
-            moved = torch.einsum("fskn,fnk->fsn", batch.tremble, amplitude.reshape(frames, -1, 2))
+            moved = torch.einsum("fskn,fnk->fsn", batch.tremble, amplitude.reshape(frames, -1, 3))
             typical = value.detach().reshape(frames, 1, -1)
             terms["energy"] = energy_score(typical + moved, batch.distance.reshape(frames, -1))
         return terms
@@ -376,6 +376,28 @@ class MixtureTask:
         if config.eikonal:
             terms["eikonal"] = eikonal_loss(gradient[:, on:].flatten(0, 1))
         return terms
+
+    @torch.no_grad()
+    def residuals(self, trajectory: int, most: int = 25) -> tuple[np.ndarray, Tensor]:
+        """Return times (ps) of some frames, and true less typical field at the fixed points, Å."""
+        frames = self.frames[trajectory]
+        frames = frames[:: max(1, len(frames) // most)]
+        local = self.local(trajectory)[:2048]
+        device = self.module.gate.share.device
+        one = torch.zeros(1, dtype=torch.long, device=device)
+        encoding = self.module.encode(
+            self.cloud(trajectory).to(device=device),
+            self._scales([trajectory]).to(device),
+            keys=one + self.owners[trajectory],
+        )
+        rows = moved(self._rows(local, 0), device)
+        lags = self.trajectories[trajectory].times_ps[frames]
+        found = []
+        for frame, lag in zip(frames, lags.tolist(), strict=True):
+            value, _ = self.module.field(encoding, one, torch.tensor([lag], device=device), rows)
+            true = np.array(self.trajectories[trajectory].fixed_distances(frame))[: len(local)]
+            found.append(torch.from_numpy(true) - value.cpu())
+        return lags, torch.stack(found)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

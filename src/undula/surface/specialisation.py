@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from undula.data.alignment import letter_numbers, local_alignment
-from undula.data.similarity import similarity
+from undula.data.similarity import SimilarityConfig, similarity
 from undula.errors import InputError
 from undula.geometry.secondary_structure import secondary_structure
 from undula.io.sequences import sequence_of
@@ -26,6 +26,8 @@ PERMUTATIONS = 2000
 _LENGTHS = (50.0, 100.0, 200.0, 300.0)
 _RADII = (10.0, 14.0, 18.0, 22.0)
 _MOST_PAIRS = 300
+_FEW = 200
+"""Up to so many sequences our own alignment clusters them: the same on every machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,9 +191,9 @@ def protein_classes(
         InputError: The file is no such file.
     """
     sequences = {s.name: sequence_of(s) for s in structures}
-    cluster_of = {
-        name: cluster[0] for cluster in similarity(sequences).clusters for name in cluster
-    }
+    program = "undula" if len(sequences) <= _FEW else "auto"
+    clusters = similarity(sequences, SimilarityConfig(program=program)).clusters
+    cluster_of = {name: cluster[0] for cluster in clusters for name in cluster}
     found = {
         "sequence cluster": [cluster_of[s.name] for s in structures],
         "length": [_bin(float(len(s.alpha_carbons)), _LENGTHS) for s in structures],

@@ -390,13 +390,6 @@ def fitted_memory(cases: Sequence[tuple[np.ndarray, Float[Tensor, "frames points
     return float(grid[int(np.argmin(errors))])
 
 
-def fixed_field(
-    trajectory: PreparedTrajectory, frames: Sequence[int]
-) -> Float[Tensor, "frames points"]:
-    """Return the field of some frames, evenly spaced, at a trajectory's fixed points, Å."""
-    return torch.from_numpy(np.stack([trajectory.fixed_distances(frame) for frame in frames]))
-
-
 def blur_case(
     dataset: Dataset, trajectory: PreparedTrajectory, frames: Sequence[int], probe: float
 ) -> BlurCase:

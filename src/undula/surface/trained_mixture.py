@@ -38,13 +38,15 @@ class TrainedMixture:
     Attributes:
         model: The network.
         blur: σ and cut of the blurred first frame, fitted on the training frames.
-        memory_ps: How long a sample stays on one side of the typical surface, ps.
+        memory_ps: How long the passing part of a deviation from the typical surface lasts, ps.
+        lasting: The part of its variance that lasts as long as a trajectory.
         provenance: What it was trained on and how, for the model card.
     """
 
     model: MixtureModel
     blur: Blur
     memory_ps: float
+    lasting: float
     provenance: dict[str, Any]
 
     @property
@@ -90,6 +92,7 @@ class TrainedMixture:
                 "model": self.model.describe(),
                 "blur": asdict(self.blur),
                 "memory_ps": self.memory_ps,
+                "lasting": self.lasting,
                 "provenance": self.provenance,
             },
         )
@@ -111,6 +114,7 @@ class TrainedMixture:
                 model=model,
                 blur=Blur(**metadata["blur"]),
                 memory_ps=float(metadata["memory_ps"]),
+                lasting=float(metadata["lasting"]),
                 provenance=metadata["provenance"],
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -245,18 +249,21 @@ class FirstFrameField:
         r"""Return the random numbers of a sample at a time.
 
         .. math::
-            u(t) = \sqrt{2 / M} \sum_m \cos(\omega_m t + \varphi_m), \qquad
-            \omega_m \sim \mathrm{Cauchy}(1 / \tau)
+            u(t) = \sqrt p \, u_0 + \sqrt{1 - p} \, \sqrt{2 / M} \sum_m
+            \cos(\omega_m t + \varphi_m), \qquad \omega_m \sim \mathrm{Cauchy}(1 / \tau)
 
         Nearly normal at any time, and smooth enough to be animated: the correlation of two
-        times is :math:`e^{-|t - t'| / \tau}`, τ the model's ``memory_ps``.
+        times is :math:`p + (1 - p) e^{-|t - t'| / \tau}`, with the model's ``lasting`` p and
+        ``memory_ps`` τ, as it was between the errors of the typical surface in training.
         """
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + sample) % 2**63)
         count = self.first.modes + self.first.residues
         uniform = torch.rand(2, count, _WAVES, generator=generator, dtype=torch.float64)
+        stays = torch.randn(count, generator=generator, dtype=torch.float64)
         frequency = torch.tan(math.pi * (uniform[0] - 0.5)) / self.trained.memory_ps
         path = torch.cos(frequency * time_ps + 2 * math.pi * uniform[1]).sum(dim=1)
-        numbers = (path * (2 / _WAVES) ** 0.5).float()[None]
+        passing = path * (2 * (1 - self.trained.lasting) / _WAVES) ** 0.5
+        numbers = (passing + stays * self.trained.lasting**0.5).float()[None]
         return numbers[:, : self.first.modes], numbers[:, self.first.modes :]
 
     def still(self, lattice: Lattice) -> dict[str, Float[Tensor, "nx ny nz"]]:

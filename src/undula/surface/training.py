@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import undula
 from undula import atomic
@@ -27,8 +30,6 @@ from undula.surface.trained import (
     WEIGHTS,
     TrainedSurface,
     blur_case,
-    fitted_memory,
-    fixed_field,
     memory,
     starts,
     trivial_rows,
@@ -130,18 +131,16 @@ def train_mixture(
     ]
     cases = [blur_case(dataset, read, frames, probe) for dataset, read, frames in readable]
     names = [dataset.structure.name for dataset in datasets]
+    module = task.module.cpu().eval()
+    memory_ps, lasting = module.horizon_ps, 0.0
+    if module.config.samples:
+        found = fitted_persistence([task.residuals(t) for t in task.training])
+        memory_ps, lasting = found or (memory_ps, lasting)
     trained = TrainedMixture(
-        model=task.module.cpu().eval().requires_grad_(False),
+        model=module.requires_grad_(False),
         blur=fitted_blur(cases),
-        memory_ps=float(
-            np.median(
-                [
-                    fitted_memory([(np.array(read.times_ps)[frames], fixed_field(read, frames))])
-                    or task.module.horizon_ps
-                    for _, read, frames in readable
-                ]
-            )
-        ),
+        memory_ps=memory_ps,
+        lasting=lasting,
         provenance={
             "undula": undula.__version__,
             "probe": probe,
@@ -196,6 +195,39 @@ def start_weights(module: MixtureModel, folder: Path) -> str:
 def _described(dataset: Dataset) -> dict[str, Any]:
     origin = {"origin": dataset.manifest["origin"]} if "origin" in dataset.manifest else {}
     return {"name": dataset.structure.name, "sha256": dataset.sha256, **origin}
+
+
+def fitted_persistence(
+    cases: Sequence[tuple[np.ndarray, Float[Tensor, "frames points"]]],
+) -> tuple[float, float] | None:
+    r"""Fit how long errors of the typical surface last, and which part of them stays.
+
+    .. math:: \min_{\tau, p} \sum_{i<j} \big(\rho_{ij} - p - (1 - p) e^{-(t_j - t_i)/\tau}\big)^2
+
+    where ρ is the cosine between the errors of two frames of one trajectory, over points.
+
+    Args:
+        cases: Times in ps and errors of each training trajectory.
+
+    Returns:
+        τ in ps and p; None where no trajectory has two frames.
+    """
+    cosines, gaps = [], []
+    for times_ps, errors in cases:
+        i, j = torch.triu_indices(len(errors), len(errors), offset=1)
+        way = torch.nn.functional.normalize(errors.double(), dim=1)
+        times = torch.from_numpy(np.array(times_ps))
+        cosines.append((way @ way.T)[i, j])
+        gaps.append(times[j] - times[i])
+    found, gap = torch.cat(cosines), torch.cat(gaps)
+    if not len(gap):
+        return None
+    taus = torch.logspace(-1, 1.5, 51, dtype=torch.float64) * float(gap.median())
+    shares = torch.linspace(0, 0.95, 39, dtype=torch.float64)
+    decay = torch.exp(-gap / taus[:, None])[:, None]
+    errors = (found - shares[:, None] - (1 - shares[:, None]) * decay).square().mean(dim=2)
+    tau, share = divmod(int(errors.argmin()), len(shares))
+    return float(taus[tau]), float(shares[share])
 
 
 def _common_probe(datasets: Sequence[Dataset]) -> float:

@@ -89,7 +89,7 @@ class _Workplace:
 
     runs: Path
     out: Path
-    progress: Progress
+    progress: Callable[[], Progress]
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ def run_study(
     runs: Path,
     out: Path,
     only: Sequence[str],
-    progress: Progress,
+    progress: Callable[[], Progress],
     say: Callable[[str], None],
 ) -> StudyResult:
     """Train the rows of a protocol that have no finished run, and score all on test proteins.
@@ -124,7 +124,7 @@ def run_study(
         runs: Where the run folders lie.
         out: Where the scores go.
         only: Names of the rows to take; all of the protocol if it is empty.
-        progress: Told how trainings go.
+        progress: Makes a listener for each training.
         say: Told which row comes next, in one line.
 
     Raises:
@@ -201,7 +201,7 @@ def _row(
     for seed, training in trainings.items():
         folder = run_folder(place.runs, row.name, seed)
         place.say(f"{row.name}, seed {seed}: {folder}")
-        model, seconds = trained_run(training, roles.training, folder, place.progress)
+        model, seconds = trained_run(training, roles.training, folder, place.progress())
         if seconds is not None:
             place.timed(f"train {row.name} seed {seed}", seconds)
         means.append(_model_means(model, folder, f"{row.name}/seed-{seed}", stages, place))

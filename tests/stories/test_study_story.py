@@ -1,0 +1,192 @@
+"""A study and a search, as a user types them, on tiny proteins."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.toy_proteins import toy_datasets
+
+from undula.cli.configured import read_protocol, row_training
+from undula.cli.main import main
+
+PROTOCOL = """
+name: tiny
+proteins: {test: [two_A, five_A], validation: [one_A]}
+seeds: [0, 1]
+scoring: {frames: 1, samples: 200}
+rows:
+- {name: ours, label: ours with 2 experts, set: &small {fit: {steps: 3}, mixture: {batch: {points: 32, proteins: 2, frames: 2}, model: {gate: {experts: 2}, cloud: {spacing: 3.0}}}}}
+- name: no-time
+  set: {fit: {steps: 3}, mixture: {batch: {points: 32, proteins: 2, frames: 2}, model: {cloud: {spacing: 3.0}, time: {kind: none}}}}
+tables:
+- {name: table-1, title: Models, kind: models, rows: [ours, no-time], published: {ours: {iou: 0.7028}}, differs: other proteins}
+- {name: table-4, title: Routers, kind: routers, rows: [ours]}
+- {name: figure-3, title: Experts, kind: experts, rows: [ours, no-time]}
+- {name: table-3, title: Specialisation, kind: specialisation, rows: [ours]}
+"""  # noqa: E501
+OUTPUTS = [
+    "figure-3.csv", "figure-3.json", "figure-3.md", "figure-3.png",
+    "table-1.csv", "table-1.json", "table-1.md",
+    "table-3.csv", "table-3.json", "table-3.md",
+    "table-4.csv", "table-4.json", "table-4.md",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Run the study once; return the folder and the words of the command."""
+    folder = tmp_path_factory.mktemp("study")
+    data = [str(path) for path in toy_datasets(folder / "data")]
+    (folder / "tiny.yaml").write_text(PROTOCOL)
+    words = ["evaluate", "--protocol", str(folder / "tiny.yaml"), "--data", *data]
+    words += ["--runs", str(folder / "runs")]
+    assert main([*words, "-o", str(folder / "out")]) == 0
+    return folder, words
+
+
+def test_every_table_is_printed_and_every_number_is_kept(workplace, capsys):
+    folder, words = workplace
+    assert main([*words, "-o", str(folder / "out")]) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "copied first frame (trivial)", "blurred first frame (trivial)",
+        "other replica at the same time (oracle)", "majority of the other frames (oracle)",
+        "n = 2 proteins: too few to judge", "other proteins", "0.7028", "its weights",
+        "sequence cluster", "secondary structure", "Of five_A there is one replica",
+    ):  # fmt: skip
+        assert part in printed, part
+    assert sorted(p.name for p in (folder / "out").iterdir() if p.is_file()) == [
+        *OUTPUTS,
+        "times.json",
+    ]
+    described = json.loads((folder / "out" / "table-1.json").read_text())
+    assert described["proteins"] == ["five_A", "two_A"]
+    assert len(described["rows"][0]["values"]["iou"]["two_A"]) == 2
+    experts = json.loads((folder / "out" / "figure-3.json").read_text())["figure-3"]["rows"]
+    assert [one["experts"] for one in experts.values()] == [2, 4]
+    served = json.loads((folder / "out" / "table-3.json").read_text())["table-3-ours"]
+    assert len(served["top_expert"]) == 4
+
+
+def test_from_given_runs_the_tables_repeat_byte_by_byte(workplace):
+    folder, words = workplace
+    weights = folder / "runs" / "ours" / "seed-0" / "model.safetensors"
+    before = weights.read_bytes(), weights.stat().st_mtime_ns
+    assert main([*words, "-o", str(folder / "again")]) == 0
+    for name in OUTPUTS:
+        assert (folder / "again" / name).read_bytes() == (folder / "out" / name).read_bytes(), name
+    assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
+
+
+def test_no_training_reads_a_test_protein(workplace):
+    folder, _ = workplace
+    for row in ("ours", "no-time"):
+        from undula.surface.trained_mixture import TrainedMixture
+
+        found = TrainedMixture.load(folder / "runs" / row / "seed-1").provenance
+        assert [one["name"] for one in found["data"]] == ["four_A", "one_A"]
+        assert found["validation"] == ["one_A"]
+        assert found["fit"]["seed"] == 1
+
+
+def test_a_single_row_and_seed_may_be_taken(workplace, capsys):
+    folder, words = workplace
+    out = str(folder / "part")
+    assert main([*words, "-o", out, "--only", "no-time", "--seeds", "0", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in printed["table-1"]["rows"] if row["kind"] == "model"] == [
+        "no-time"
+    ]
+    assert "one seed (0): no ±" in printed["table-1"]["notes"][0]
+    assert "table-3" not in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (("name: tiny", "name: tiny\nsedes: [0]"), 2, "did you mean seeds"),
+        (("kind: none", "knd: none"), 2, "row no-time"),
+        (("{test: [two_A, five_A]", "{test: [six_A]"), 3, "test protein six_A"),
+        (("rows: [ours]}", "rows: [theirs]}"), 2, "a row theirs that there is not"),
+        (("fit: {steps: 3}, mixture: {batch: {points: 32", "fit: {steps: 3}, mixture: {batch: {points: 16"), 2, "batch.points = 32, now it is 16"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_sentence(workplace, tmp_path, capsys, change, code, message):
+    folder, words = workplace
+    path = tmp_path / "changed.yaml"
+    assert change[0] in PROTOCOL
+    path.write_text(PROTOCOL.replace(*change))
+    changed = [str(path) if word.endswith("tiny.yaml") else word for word in words]
+    assert main([*changed, "-o", str(tmp_path / "out")]) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_an_unknown_protocol_and_row_are_named(workplace, capsys):
+    _, words = workplace
+    assert main(["evaluate", "--protocol", "moe", "--data", "x", "--runs", "y", "-o", "z"]) == 2
+    assert "the built-in protocols are moe-dsr" in capsys.readouterr().err
+    assert main([*words, "-o", "never", "--only", "theirs"]) == 2
+    assert "there is no row theirs in tiny: ours, no-time" in capsys.readouterr().err
+
+
+def test_every_row_of_the_papers_protocol_is_a_training_and_the_dense_controls_are_as_large():
+    import torch
+
+    from undula.surface.mixture import MixtureModel
+
+    protocol = read_protocol("moe-dsr")
+    weights = {}
+    for row in protocol.rows:
+        asked = row_training(row, 0, 7, 2)
+        assert (asked.fit.steps, asked.fit.seed) == (7, 0)
+        if row.name.startswith("paper-experts"):
+            continue
+        model = MixtureModel(
+            asked.model, proteins=2, shortest_ps=1.0, horizon_ps=9.0, generator=torch.Generator()
+        )
+        each = [sum(p.numel() for p in expert.parameters()) for expert in model.experts]
+        weights[row.name] = each
+    for prefix, of in (("", "default"), ("paper-", "moe-dsr")):
+        assert len(weights[of]) == 4
+        (active,), (total,) = weights[f"{prefix}dense-active"], weights[f"{prefix}dense-total"]
+        assert active == pytest.approx(sum(weights[of][:2]), rel=0.02)
+        assert total == pytest.approx(sum(weights[of]), rel=0.02)
+    assert weights["dsr"] == [1_839_421]
+    assert {"no-time", "shuffled-time", "coordinates"} <= set(weights)
+
+
+def test_a_sweep_judges_on_validation_goes_on_and_never_reads_test_proteins(workplace, capsys):
+    folder, _ = workplace
+    data = [str(folder / "data" / name) for name in ("one_A", "four_A", "two_A")]
+    space = folder / "space.yaml"
+    space.write_text(
+        "name: tiny\nset: {fit: {steps: 2}, mixture: {batch: {points: 32, proteins: 2}, "
+        "model: {cloud: {spacing: 3.0}}}}\nmeasure: iou\n"
+        "space: {experts: {keys: [mixture.model.gate.experts], values: [2, 4]}}\n"
+    )
+    out = str(folder / "sweep")
+    words = ["sweep", str(space), "--data", *data, "-o", out, "--test", "two_A"]
+    words += ["--validation", "one_A", "--trials"]
+    assert main([*words, "1"]) == 0
+    assert main([*words, "2"]) == 0
+    assert "2 trials; the best is number" in capsys.readouterr().out
+    found = json.loads((folder / "sweep" / "sweep.json").read_text())
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 2
+    from undula.surface.trained_mixture import TrainedMixture
+
+    run = TrainedMixture.load(folder / "sweep" / "trial-0001" / "run")
+    assert [one["name"] for one in run.provenance["data"]] == ["four_A", "one_A"]
+    assert run.provenance["measures"]["iou"] == found["trials"][1]["value"]
+
+
+def test_a_misspelt_space_is_refused(tmp_path, capsys):
+    words = ["--data", "x", "-o", str(tmp_path / "o")]
+    assert main(["sweep", "tabel-2", *words]) == 2
+    assert "the built-in spaces are default, table-2" in capsys.readouterr().err
+    path = tmp_path / "s.yaml"
+    path.write_text("name: s\nspace: {a: {keys: [fit.steps], vales: [1]}}\n")
+    assert main(["sweep", str(path), *words]) == 2
+    assert "vales" in capsys.readouterr().err
