@@ -28,9 +28,9 @@ bench: $(VENV)/ready-bench
 docs: $(VENV)/ready-docs
 	$(BIN)/mkdocs build --strict --site-dir site
 
-# Train the bundled weights again: the first half of the bundled simulation of villin.
+# Train the bundled weights again and write their cards: villin alone, and any protein.
 weights: $(VENV)/ready
-	rm -rf runs/villin runs/villin-model
+	rm -rf runs
 	$(BIN)/python tools/train_bundled.py
 
 clean:

@@ -25,6 +25,7 @@ from undula.surface.evaluation import EvaluationConfig, evaluate
 from undula.surface.forecast import forecast
 from undula.surface.trained import TRIVIAL, WEIGHTS, TrainedSurface
 from undula.surface.trained_mixture import TrainedMixture
+from undula.viz.export import surface_table
 
 ROOT = Path(__file__).parents[1]
 RUNS, ENSEMBLES = ROOT / "runs", ROOT / "ensembles"
@@ -87,13 +88,14 @@ def train_villin() -> None:
     truth = load_trajectory(load_structure(topology), trajectory)
     times = (truth.times_ps - truth.times_ps[0]).tolist()
     later = [time for time in times if time > VILLIN_HALF_PS][::2]
-    found = evaluate(forecast(truth.frame(0), later, trained), truth, EvaluationConfig(spacing=1.0))
+    moving = forecast(truth.frame(0), later, trained)
+    found = evaluate(moving, truth, EvaluationConfig(spacing=1.0))
     card = VILLIN_CARD.format(
         parameters=sum(p.numel() for p in trained.model.parameters()),
         steps=trained.provenance["steps"],
         frames=trained.provenance["training_frames"],
         until=VILLIN_HALF_PS,
-        scores=table([("1vii_A R1, second half", means(found.scores))]),
+        scores=surface_table(moving, found).markdown(),
     )
     (model / "card.md").write_text(card, encoding="utf-8")
 
@@ -160,7 +162,7 @@ def means(found: object) -> dict[str, dict[str, float]]:
     """Return the mean over frames of two measures of each row."""
     assert isinstance(found, dict)
     return {
-        row: {key: statistics.fmean(values[key]) for key in ("iou", "chamfer")}
+        row: {key: statistics.fmean(values[key]) for key in ("iou", "chamfer_angstrom")}
         for row, values in found.items()
     }
 
@@ -173,13 +175,13 @@ def table(rows: list[tuple[str, dict[str, dict[str, float]]]]) -> str:
         "| --- |" + " --- |" * len(names),
     ]
     for name, found in rows:
-        cells = [f"{found[row]['iou']:.3f} / {found[row]['chamfer']:.2f}" for row in names]
+        cells = [f"{found[row]['iou']:.3f} / {found[row]['chamfer_angstrom']:.2f}" for row in names]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if len(rows) > 1:
         cells = [
             " / ".join(
                 f"{statistics.fmean(found[row][key] for _, found in rows):.{digits}f}"
-                for key, digits in (("iou", 3), ("chamfer", 2))
+                for key, digits in (("iou", 3), ("chamfer_angstrom", 2))
             )
             for row in names
         ]

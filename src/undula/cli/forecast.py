@@ -24,7 +24,8 @@ def run(words: Sequence[str]) -> int:
     p.add_argument(
         "--model",
         default="any",
-        help=f"run folder of undula train, or a bundled model ({', '.join(models())}; default: any)",
+        help="run folder of undula train, or a bundled model: "
+        f"{', '.join(models())} (default: any)",
     )
     p.add_argument(
         "--time",
