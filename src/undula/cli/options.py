@@ -86,6 +86,7 @@ def _sentence(parser: ArgumentParser, message: str) -> str:
     known += [part for dest in known for part in dest.split(".")]
     found = re.search(
         r"[Uu]nrecognized arguments?:? -*([\w.\-]+)|[Kk]ey [\"']?([\w.\-]+)[\"']? is not expected"
+        r"|Option '([\w.\-]+)' is not accepted"
         r"|does not accept nested key [\"']([\w.\-]+)[\"']|No action for key [\"']([\w.\-]+)[\"']",
         text,
     )

@@ -24,7 +24,7 @@ from undula.surface.studies.runs import (
     run_folder,
     trained_run,
 )
-from undula.surface.studies.stage import Scores, Stage, stage
+from undula.surface.studies.stage import FLOOR, MAJORITY, Scores, Stage, stage
 from undula.surface.trained import WEIGHTS
 from undula.surface.trained_mixture import TrainedMixture
 
@@ -245,7 +245,7 @@ def _rows_without_training(
     model: TrainedMixture, stages: _Stages, place: _Workplace
 ) -> tuple[dict[str, dict[str, Means]], dict[str, dict[str, Means]]]:
     still: dict[str, dict[str, Means]] = {}
-    oracles: dict[str, dict[str, Means]] = {}
+    oracles: dict[str, dict[str, Means]] = {FLOOR: {}, MAJORITY: {}}
     for dataset in stages.datasets:
         protein = dataset.structure.name
 
@@ -261,8 +261,14 @@ def _rows_without_training(
         ).items():
             still.setdefault(name, {})[protein] = _means(scores)
         for name, scores in _kept(dataset, {}, f"oracle/{protein}", oracle, stages, place).items():
-            oracles.setdefault(name, {})[protein] = _means(scores)
-    return still, oracles
+            oracles[name][protein] = _means(scores)
+    return dict(sorted(still.items(), key=_place_of)), oracles
+
+
+def _place_of(row: tuple[str, object]) -> int:
+    """Return where a trivial row stands: the copy first, then what is a little less trivial."""
+    known = ("copied first frame", "blurred first frame", "best ellipsoid")
+    return known.index(row[0]) if row[0] in known else len(known)
 
 
 def _kept(
@@ -285,7 +291,9 @@ def _kept(
     made = scores()
     place.timed(f"score {name}", time.perf_counter() - began)
     atomic.write_json(path, {"of": asked, "scores": made})
-    return made
+    # As it will be read the next time, in the same order.
+    again: dict[str, Scores] = read_json(path)["scores"]
+    return again
 
 
 def _joined(each: Sequence[Scores]) -> Scores:
