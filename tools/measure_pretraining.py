@@ -25,9 +25,13 @@ import torch
 
 from undula.cli.options import parser
 from undula.config import TrainConfig, preset_file
+from undula.data.prepare import surface_of
+from undula.geometry.lattice import Lattice
 from undula.io.datasets import Dataset, open_dataset
 from undula.learn.progress import SilentProgress
+from undula.surface.baselines import blurred, occupancy
 from undula.surface.losses import quantile_loss
+from undula.surface.trained import WEIGHTS
 from undula.surface.trained_mixture import TrainedMixture
 from undula.surface.training import train_mixture
 
@@ -43,28 +47,33 @@ def preset() -> TrainConfig:
 
 
 def scores(model: TrainedMixture, dataset: Dataset) -> dict[str, float]:
-    """Return skill and IoU at the fixed points, and the copied first frame's IoU."""
+    """Return skill and IoU at the fixed points, and IoU of the copied and blurred first frame."""
     quantile = preset().mixture.loss.quantile
-    found: dict[str, list[float]] = {"error": [], "copied": [], "iou": [], "copied_iou": []}
+    found: dict[str, list[float]] = {}
     for trajectory in dataset.trajectories:
         positions = torch.from_numpy(np.array(trajectory.positions[0])).double()
         structure = replace(dataset.structure, positions=positions)
         field = model.posed(structure, None, 0)
         points = torch.from_numpy(trajectory.fixed[:, :3]).double()
         known = field.known(points)
+        surface = surface_of(structure, model.provenance["probe"])
+        corners = positions.amin(dim=0) - 8, positions.amax(dim=0) + 8
+        lattice = Lattice.covering(*corners, 0.6)
+        soft = lattice.interpolate(
+            blurred(occupancy(surface, lattice), lattice, model.blur), points
+        )
         later = range(1, len(trajectory))
         for frame in later[:: max(1, len(later) // 12)]:
             true = torch.from_numpy(np.array(trajectory.fixed_distances(frame)))
             value = field.values(known, float(trajectory.times_ps[frame]), None)
-            for error, iou, one in (
-                ("error", "iou", value),
-                ("copied", "copied_iou", known.distance),
-            ):
-                found[error].append(float(quantile_loss(one, true, quantile)))
+            for prefix, one in (("", value), ("copied_", known.distance), ("blurred_", soft)):
                 inside, real = one < 0, true < 0
-                found[iou].append(float((inside & real).sum() / (inside | real).sum()))
+                error = float(quantile_loss(one.float(), true, quantile))
+                overlap = float((inside & real).sum() / (inside | real).sum())
+                found.setdefault(f"{prefix}error", []).append(error)
+                found.setdefault(f"{prefix}iou", []).append(overlap)
     means = {name: float(np.mean(values)) for name, values in found.items()}
-    means["skill"] = 1 - means.pop("error") / means.pop("copied")
+    means["skill"] = 1 - means["error"] / means["copied_error"]
     return means
 
 
@@ -77,6 +86,8 @@ def trained(
     start_from: Path | None = None,
 ) -> TrainedMixture:
     """Train the default model, unless its run is there."""
+    if (folder / name / WEIGHTS).is_file():
+        return TrainedMixture.load(folder / name)
     config = preset()
     begun = time.perf_counter()
     fit = replace(config.fit, steps=steps, seed=seed, evaluate_every=steps, checkpoint_every=100)
@@ -101,18 +112,20 @@ def table(rows: dict[str, list[TrainedMixture]], datasets: Sequence[Dataset], ti
     names = [dataset.structure.name for dataset in datasets]
     print(f"\n{title}\n\n| skill / IoU | " + " | ".join(names) + " | mean |")
     print("| --- " * (len(names) + 2) + "|")
-    copied: list[float] = []
+    trivial: dict[str, list[float]] = {}
     for name, models in rows.items():
         every = [[scores(model, dataset) for dataset in datasets] for model in models]
-        copied = [one["copied_iou"] for one in every[0]]
+        for still in ("copied", "blurred"):
+            trivial[still] = [one[f"{still}_iou"] for one in every[0]]
         skill = np.array([[one["skill"] for one in seed] for seed in every])
         iou = np.array([[one["iou"] for one in seed] for seed in every])
         cells = [f"{skill[:, i].mean():+.3f} / {iou[:, i].mean():.3f}" for i in range(len(names))]
-        spread = f"(± {skill.mean(axis=1).std():.3f} / {iou.mean(axis=1).std():.3f} over seeds)"
-        cells.append(f"{skill.mean():+.3f} / {iou.mean():.3f} {spread if len(models) > 1 else ''}")
+        spread = f" (± {skill.mean(axis=1).std():.3f} / {iou.mean(axis=1).std():.3f} over seeds)"
+        cells.append(f"{skill.mean():+.3f} / {iou.mean():.3f}{spread if len(models) > 1 else ''}")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    cells = [f"0 / {value:.3f}" for value in [*copied, float(np.mean(copied))]]
-    print("| copied first frame | " + " | ".join(cells) + " |", flush=True)
+    for name, values in trivial.items():
+        cells = [f"{value:.3f}" for value in [*values, float(np.mean(values))]]
+        print(f"| {name} first frame | " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:

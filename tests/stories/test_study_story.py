@@ -109,11 +109,11 @@ def test_a_single_row_and_seed_may_be_taken(workplace, capsys):
         (("kind: none", "knd: none"), 2, "row no-time"),
         (("{test: [two_A, five_A]", "{test: [six_A]"), 3, "test protein six_A"),
         (("rows: [ours]}", "rows: [theirs]}"), 2, "a row theirs that there is not"),
-        (("fit: {steps: 3}, mixture: {batch: {points: 32", "fit: {steps: 3}, mixture: {batch: {points: 16"), 2, "batch.points = 32, now it is 16"),
+        (("batch: {points: 32", "batch: {points: 16"), 2, "batch.points = 32, now it is 16"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_sentence(workplace, tmp_path, capsys, change, code, message):
-    folder, words = workplace
+    _, words = workplace
     path = tmp_path / "changed.yaml"
     assert change[0] in PROTOCOL
     path.write_text(PROTOCOL.replace(*change))
@@ -122,6 +122,26 @@ def test_mistakes_get_one_sentence(workplace, tmp_path, capsys, change, code, me
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+def test_a_row_that_fails_is_left_out_and_named(workplace, monkeypatch, capsys):
+    from undula.errors import InputError
+    from undula.surface.studies import study
+
+    def fails(training, datasets, folder, progress):
+        if folder.parent.name == "no-time":
+            raise InputError("the loss is not finite")
+        return trained_run(training, datasets, folder, progress)
+
+    trained_run = study.trained_run
+    monkeypatch.setattr(study, "trained_run", fails)
+    folder, words = workplace
+    assert main([*words, "-o", str(folder / "failing"), "--seeds", "0"]) == 6
+    captured = capsys.readouterr()
+    assert "no-time is left out: the loss is not finite" in captured.err
+    assert "no-time failed: the loss is not finite." in captured.out
+    assert main([*words, "-o", str(folder / "failing"), "--only", "no-time"]) == 3
+    assert "no row could be trained" in capsys.readouterr().err
 
 
 def test_an_unknown_protocol_and_row_are_named(workplace, capsys):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from undula.cli.configured import read_yaml
 from undula.cli.options import parse, parser
-from undula.errors import InputError, UsageError
 
 
 def run(words: Sequence[str]) -> int:
@@ -63,19 +63,5 @@ def _preset(words: list[str]) -> str:
             return words[index + 1]
     for index, word in enumerate(words):
         if word == "--config" and index + 1 < len(words):
-            return str(_read_yaml(Path(words[index + 1])).get("preset", "default"))
+            return str(read_yaml(Path(words[index + 1])).get("preset", "default"))
     return "default"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no configuration file {path}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} should hold keys and values")
-    return value

@@ -13,6 +13,7 @@ from undula import atomic
 from undula.report.studies import Series
 
 _INK, _SOFT, _LINE = "#20262b", "#626b72", "#dddcd6"
+_DASHES = ((0, (1.5, 2)), (0, (6, 3)), (0, (6, 2, 1.5, 2)))
 _ROWS = ("#a1306f", "#2f7fa3", "#a9762a", "#5b8c4f")
 
 
@@ -50,9 +51,8 @@ def expert_figure(
             label=one.name,
         )
     for index, (name, value) in enumerate(references.items()):
-        axes.axhline(
-            value, color=_SOFT, linewidth=1.2, linestyle=(0, (5, 2.5 + 2 * index)), label=name
-        )
+        dash = _DASHES[index % len(_DASHES)]
+        axes.axhline(value, color=_SOFT, linewidth=1.5, linestyle=dash, label=name)
     if published:
         axes.plot(
             list(published),
