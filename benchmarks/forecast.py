@@ -4,8 +4,8 @@
 
 From a structure and a trained model to a mesh at 1 Å for every time, with the distance of each
 vertex from the first frame's surface; everything that a first mesh needs is in the first frame's
-time. Villin has its bundled model. Adenylate kinase, where it is there, has one of the default
-form that was trained for a few steps only: it says what a forecast costs, not how good it is.
+time. Both proteins, villin and adenylate kinase where it is there, are forecast by the bundled
+model for any protein, which was trained on neither.
 PyMOL sees the frame of the simulation at that time, with the same radii and without a window.
 All run on one thread in turns.
 """
@@ -24,24 +24,16 @@ import torch
 from measuring import DATA, Stopwatch, keep, one_thread, ratio, shown
 
 from surface import Pymol, found_peers, heavy
-from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig, aligned, prepare, surface_of
+from undula.data.bundled import models, villin
+from undula.data.prepare import aligned, surface_of
 from undula.io.structures import load_structure
 from undula.io.trajectories import load_trajectory
-from undula.learn.fit import FitConfig
-from undula.learn.progress import SilentProgress
-from undula.nn.grid import GridConfig
 from undula.surface.forecast import forecast
-from undula.surface.losses import LossConfig
-from undula.surface.model import SurfaceModelConfig
-from undula.surface.task import BatchConfig
-from undula.surface.trained import TrainedSurface
-from undula.surface.training import train
+from undula.surface.posed import SurfaceForecaster
+from undula.surface.trained_mixture import load_trained
 from undula.types import Trajectory
 
 SPACING = 1.0
-STEPS = 20
-"""Of training where no trained model is bundled."""
 LARGEST_RATIO, LONGEST_S, RESIDUES = 1.5, 0.5, 150
 """The goals: times PyMOL, and seconds a frame for so many residues (on two cores; one does)."""
 
@@ -61,41 +53,28 @@ class System:
 
     name: str
     trajectory: Trajectory
-    trained: TrainedSurface
+    trained: SurfaceForecaster
 
     @property
     def residues(self) -> int:
         return len(self.trajectory.structure.alpha_carbons)
 
 
-def systems(count: int, folder: Path) -> list[System]:
+def systems(count: int) -> list[System]:
     """Return what there is to forecast."""
-    topology, frames, model = villin()
-    found = [System("villin, bundled model", _loaded(topology, frames), TrainedSurface.load(model))]
+    topology, frames, _ = villin()
+    trained = load_trained(models()["any"])
+    found = [System("villin", _loaded(topology, frames), trained)]
     larger = DATA / "adk/adk_tmd.pdb", DATA / "adk/adk_tmd_R1.xtc"
     if not DATA.is_dir():
         print(f"no {DATA}: villin alone")
     elif count > 1:
-        trained = _briefly_trained(*larger, folder)
-        found.append(System(f"adenylate kinase, {STEPS} steps", _loaded(*larger), trained))
+        found.append(System("adenylate kinase", _loaded(*larger), trained))
     return found[:count]
 
 
 def _loaded(topology: Path, frames: Path) -> Trajectory:
     return aligned(heavy(load_trajectory(load_structure(topology), frames)))
-
-
-def _briefly_trained(topology: Path, frames: Path, folder: Path) -> TrainedSurface:
-    dataset = prepare(topology, [frames], folder / "data", PrepareConfig(stride=20))
-    return train(
-        [dataset],
-        folder / "run",
-        model=SurfaceModelConfig(grid=GridConfig(), latent=8),
-        loss=LossConfig(),
-        batch=BatchConfig(),
-        fit_config=FitConfig(steps=STEPS, learning_rate=0.01, accelerator="cpu"),
-        progress=SilentProgress(),
-    )
 
 
 def md_seconds_a_frame(trajectory: Trajectory) -> float:
@@ -115,7 +94,7 @@ def measured(system: System, count: int, pymol: bool, folder: Path) -> dict[str,
     trajectory = system.trajectory
     chosen = torch.linspace(0, len(trajectory) - 1, count + 1).round().long().tolist()[1:]
     times = [float(trajectory.times_ps[frame]) for frame in chosen]
-    horizon = system.trained.model.horizon_ps
+    horizon = system.trained.horizon_ps
     times = [min(one, horizon) for one in times]
     first = trajectory.frame(0)
     watches = {name: Stopwatch() for name in ("own", "exact", "PyMOL")}
@@ -200,7 +179,7 @@ def main() -> None:
     pymol = "PyMOL" in found_peers(options.peers)
     rows = []
     with tempfile.TemporaryDirectory() as place:
-        for system in systems(options.systems, Path(place)):
+        for system in systems(options.systems):
             rows.append(measured(system, options.frames, pymol, Path(place)))
             printed(rows[-1])
     keep("forecast", rows)

@@ -27,11 +27,11 @@ import numba
 import numpy as np
 import torch
 from measuring import DATA, Stopwatch, in_turns, keep, one_thread, ratio, shown
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula.data.bundled import villin
 from undula.geometry.molecular_surface import molecular_surface, surface_clouds
+from undula.geometry.neighbours import search_tree
 from undula.io.trajectories import load_trajectory
 from undula.types import Structure, Trajectory
 
@@ -82,7 +82,7 @@ def packed(positions: Tensor, copies: tuple[int, int, int]) -> Tensor:
     for axis, count in enumerate(copies):
         if count == 1:
             continue
-        tree = cKDTree(positions.numpy())
+        tree = search_tree(positions.numpy())
         low, high = 0.0, float(np.ptp(positions[:, axis].numpy())) + TOUCHING
         step = torch.zeros(3, dtype=positions.dtype)
         while high - low > 0.01:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
 
 from undula.errors import InputError
 from undula.geometry import ball_union as module
@@ -16,6 +15,7 @@ from undula.geometry.ball_union import (
     lattice_crossings,
     lattice_distances,
 )
+from undula.geometry.neighbours import search_tree
 
 SQUARE = np.array([[1.0, 1, 0], [1, -1, 0], [-1, -1, 0], [-1, 1, 0]])
 HEXAGON = np.array([[math.cos(k * math.pi / 3), math.sin(k * math.pi / 3), 0] for k in range(6)])
@@ -65,7 +65,7 @@ def random_balls(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_equals_the_distance_to_a_dense_sample_of_the_boundary(seed):
     centres, radii, points = random_balls(seed)
     found, _ = distances(ball_union(centres, radii), 0.0, points)
-    sampled, _ = cKDTree(sampled_boundary(centres, radii)).query(points)
+    sampled, _ = search_tree(sampled_boundary(centres, radii)).query(points)
     outside = (np.linalg.norm(points[:, None] - centres, axis=2) > radii).all(axis=1)
     assert ((found > 0) == outside).all()
     assert (np.abs(found) <= sampled + 1e-8).all()
@@ -114,7 +114,7 @@ def test_keeps_the_vertex_where_many_spheres_meet(centres):
     radii = np.full(len(centres), radius)
     union = ball_union(centres, radii)
     axis = np.array([[0.0, 0, 0], [0, 0, 0.1], [0, 0, -0.3]])
-    sampled, _ = cKDTree(sampled_boundary(centres, radii)).query(axis)
+    sampled, _ = search_tree(sampled_boundary(centres, radii)).query(axis)
     values, _ = distances(union, 0.0, axis)
     np.testing.assert_allclose(-values, sampled, atol=0.01)
     if len(centres) < 8:

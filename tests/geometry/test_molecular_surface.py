@@ -12,7 +12,6 @@ from pathlib import Path
 import gemmi
 import pytest
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from undula.errors import InputError, UsageError
@@ -22,6 +21,7 @@ from undula.geometry.molecular_surface import (
     molecular_surface,
     surface_clouds,
 )
+from undula.geometry.neighbours import search_tree
 from undula.types import Mesh
 
 KINDS = ("solvent-excluded", "solvent-accessible", "van-der-waals")
@@ -179,7 +179,7 @@ def test_the_probe_touches_every_point_of_the_cloud(seed):
     samples = spheres.reshape(-1, 3)
     for atom, radius in zip(positions, radii, strict=True):
         samples = samples[(samples - atom).norm(dim=1) >= radius + 1.4 - 1e-9]
-    probe_at, _ = cKDTree(samples.numpy()).query(cloud.points.numpy())
+    probe_at, _ = search_tree(samples.numpy()).query(cloud.points.numpy())
     error = torch.from_numpy(probe_at) - 1.4
     assert error.min() > -1e-8
     assert error.mean() < 0.01
@@ -195,7 +195,7 @@ def test_is_exact_off_the_shell_and_a_lower_bound_in_it(seed):
     positions, radii = cluster(seed)
     surface = molecular_surface(positions, radii)
     points = around(positions, 2000)
-    cloud, _ = cKDTree(surface.cloud(0.1).points.numpy()).query(points.numpy())
+    cloud, _ = search_tree(surface.cloud(0.1).points.numpy()).query(points.numpy())
     nearest = torch.from_numpy(cloud)
     distance = surface.signed_distance(points)
     assert (distance.abs() <= nearest + 1e-8).all()
@@ -309,10 +309,12 @@ def test_cloud_is_spread_out_and_leaves_no_holes():
     positions, radii = cluster(8, atoms=40)
     surface = molecular_surface(positions, radii)
     cloud = surface.cloud(0.6)
-    close = cKDTree(cloud.points.numpy()).query_pairs(0.999 * CLOSEST * 0.6, output_type="ndarray")
+    close = search_tree(cloud.points.numpy()).query_pairs(
+        0.999 * CLOSEST * 0.6, output_type="ndarray"
+    )
     alike = (cloud.normals[close[:, 0]] * cloud.normals[close[:, 1]]).sum(dim=1)
     assert (alike <= 0).all()  # only opposite walls of a crevice are closer
-    gap, _ = cKDTree(cloud.points.numpy()).query(surface.cloud(0.1).points.numpy())
+    gap, _ = search_tree(cloud.points.numpy()).query(surface.cloud(0.1).points.numpy())
     assert gap.max() < 1.2 * 0.6
 
 

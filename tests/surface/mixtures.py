@@ -74,5 +74,6 @@ def bound(model: MixtureModel) -> TrainedMixture:
         model=model.requires_grad_(False),
         blur=Blur(),
         memory_ps=20.0,
+        lasting=0.3,
         provenance={"probe": 1.4, "steps": 0, "proteins": 0, "training_frames": 0},
     )

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 from tests.surface.mixtures import LOCAL, bound, stirred
 
 from undula.data.bundled import villin
 from undula.data.prepare import aligned, surface_of
 from undula.data.pseudo_dynamics import PseudoDynamicsConfig, pseudo_trajectory
 from undula.geometry.elastic_network import gaussian_network_fluctuations
+from undula.geometry.neighbours import search_tree
 from undula.io.structures import load_structure
 from undula.surface.clouds import CloudConfig, router_cloud
 from undula.surface.forecast import forecast
@@ -57,7 +57,7 @@ def chains():
 def face(chains):
     """Return which residues of the first chain have an atom within 5 Å of the second."""
     first, second = chains
-    near = cKDTree(second.positions.numpy()).query(first.positions.numpy())[0] < 5
+    near = search_tree(second.positions.numpy()).query(first.positions.numpy())[0] < 5
     return np.unique(first.residue_index[near])
 
 
@@ -128,8 +128,8 @@ def test_the_interface_is_held_by_the_partner(chains, face):
 def test_points_at_the_interface_are_told_of_the_partner(chains, trained):
     first, both = chains[0], joined(*chains)
     points = surface_of(both).cloud(1.0).points
-    to_first = cKDTree(first.positions.numpy()).query(points.numpy())[0]
-    to_second = cKDTree(chains[1].positions.numpy()).query(points.numpy())[0]
+    to_first = search_tree(first.positions.numpy()).query(points.numpy())[0]
+    to_second = search_tree(chains[1].positions.numpy()).query(points.numpy())[0]
     some = points[torch.from_numpy((to_first < 4) & (to_second < 5))]
     told = [
         trained.posed(one, surface_of(one), 0).known(some).near.features for one in (first, both)

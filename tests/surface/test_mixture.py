@@ -60,7 +60,7 @@ def test_any_model_is_the_exact_first_frame_at_first_and_beyond_its_reach(config
     assert beyond.any()
     assert torch.equal(later[beyond], rows.distance[beyond])
     assert not spread[beyond].any()
-    assert (spread[~beyond] > 0).all()
+    assert (spread[~beyond, :2] > 0).all()
     assert (later - rows.distance)[~beyond].abs().mean() > 0.05
 
 

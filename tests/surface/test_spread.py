@@ -200,7 +200,9 @@ def test_all_samples_at_once_are_those_one_by_one(structure):
         generator=torch.Generator().manual_seed(1),
     )
     provenance = {"probe": 1.4, "steps": 0, "proteins": 0, "training_frames": 0}
-    trained = TrainedMixture(model=model.eval(), blur=Blur(), memory_ps=10.0, provenance=provenance)
+    trained = TrainedMixture(
+        model=model.eval(), blur=Blur(), memory_ps=10.0, lasting=0.2, provenance=provenance
+    )
     moving = forecast(structure, [5.0], trained, samples=3, seed=4)
     points = structure.positions[:40].double() + 1.5
     together = moving.sample_sdf(points, 5.0)

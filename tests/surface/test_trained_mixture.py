@@ -36,7 +36,8 @@ def test_a_saved_model_forecasts_the_same_bytes(mixed, structure, points, tmp_pa
     again = load_trained(tmp_path)
     assert isinstance(again, TrainedMixture)
     assert again.provenance == json.loads(json.dumps(mixed.provenance))
-    assert (again.blur, again.memory_ps) == (mixed.blur, mixed.memory_ps)
+    for name in ("blur", "memory_ps", "lasting"):
+        assert getattr(again, name) == getattr(mixed, name), name
     one, two = (forecast(structure, [20.0], model, samples=1) for model in (mixed, again))
     for sample in (None, 0):
         found, expected = (each.sdf(points, 20.0, sample) for each in (two, one))
@@ -78,6 +79,7 @@ def test_damaged_weights_are_refused(mixed, tmp_path):
     "damage",
     [
         lambda d: d.pop("memory_ps"),
+        lambda d: d.pop("lasting"),
         lambda d: d.pop("provenance"),
         lambda d: d.update(blur={"breadth": 1.0}),
         lambda d: d.update(memory_ps="long"),
@@ -144,9 +146,9 @@ def test_a_sample_does_not_depend_on_how_many_there_are_nor_on_when_it_is_asked(
     assert torch.equal(few.sdf(points, 50.0, 0), moving.sdf(points, 50.0, 0))
 
 
-def test_the_random_numbers_are_nearly_normal_and_forget_in_the_memory(moving):
+def test_the_random_numbers_are_nearly_normal_and_forget_all_but_the_lasting_part(moving):
     fields = moving.posed
-    memory = moving.trained.memory_ps
+    memory, lasting = moving.trained.memory_ps, moving.trained.lasting
     paths = []
     for time in (100.0, 100.0 + memory / 2, 100.0 + memory, 100.0 + 5 * memory):
         numbers = [torch.cat(fields._motion(s, time), dim=1)[0] for s in range(300)]
@@ -156,7 +158,7 @@ def test_the_random_numbers_are_nearly_normal_and_forget_in_the_memory(moving):
     assert float(start.square().mean()) == pytest.approx(1.0, abs=0.03)
     assert float(start.pow(4).mean()) == pytest.approx(3.0, abs=0.2)
     for path, gap in zip(paths[1:], (0.5, 1.0, 5.0), strict=True):
-        expected = float(torch.tensor(-gap).exp())
+        expected = lasting + (1 - lasting) * float(torch.tensor(-gap).exp())
         assert float((start * path).mean()) == pytest.approx(expected, abs=0.03)
 
 
