@@ -91,9 +91,6 @@ def test_far_away_nothing_is_felt():
     assert not sums_at(torch.tensor([REACH + 1e-6]).double()).any()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the last spline reaches 1 Å beyond REACH, where the sums are cut off"
-)
 def test_an_atom_leaves_without_a_jump():
     ends = sums_at(torch.tensor([REACH - 1e-6, REACH + 1e-6]).double())
     assert float((ends[0] - ends[1]).abs().max()) < 1e-4

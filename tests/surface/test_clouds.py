@@ -117,7 +117,7 @@ def test_a_symmetric_molecule_gets_points_near_the_turned_ones(protein):
         residue_index=np.concatenate([protein.residue_index, protein.residue_index + 36]),
     )
     still, turned = router_cloud(pair, CONFIG), router_cloud(moved(pair, turn, [0, 0, 0]), CONFIG)
-    distance, _ = search_tree(still.points @ turn.T).query(turned.points)
+    distance, _ = search_tree(np.asarray(still.points @ turn.T)).query(turned.points)
     assert distance.mean() < 0.5 * 2.0
     assert distance.max() < 1.2 * 2.0
 
@@ -141,8 +141,8 @@ def test_a_fixed_number_of_points_covers_the_surface(protein):
         chosen = router_cloud(protein, config).points
         assert len(chosen) == count
         everywhere = router_cloud(protein, CloudConfig(spacing=1.0)).points
-        gap, _ = search_tree(chosen).query(everywhere)
-        nearest, _ = search_tree(chosen).query(chosen, k=[2])
+        gap, _ = search_tree(np.asarray(chosen)).query(everywhere)
+        nearest, _ = search_tree(np.asarray(chosen)).query(chosen, k=[2])
         # Farthest points: nobody is farther from them than they are from each other.
         assert gap.max() < nearest.min() + 1.0
 

@@ -100,9 +100,13 @@ def fit(
     from lightning.fabric import Fabric
 
     torch.set_flush_denormal(True)
+    strategy = config.strategy
+    if strategy == "auto" and (config.nodes > 1 or config.devices not in (1, "1", "auto")):
+        # A mixture leaves the experts that nobody chose without gradient.
+        strategy = "ddp_find_unused_parameters_true"
     fabric = Fabric(
         accelerator=config.accelerator,
-        strategy=config.strategy,
+        strategy=strategy,
         devices=config.devices,
         num_nodes=config.nodes,
         precision=config.precision,

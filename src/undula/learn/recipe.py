@@ -38,7 +38,8 @@ class FitConfig:
         accelerator: ``auto``, ``cpu``, ``cuda`` or another that Lightning Fabric knows.
         devices: How many on each machine, or ``auto`` for all.
         nodes: How many machines.
-        strategy: How they share the work, in Fabric's words; ``auto`` is DDP for several.
+        strategy: How they share the work, in Fabric's words; ``auto`` is DDP for several, in the
+            form that allows parameters without gradient. With devices ``auto`` name it yourself.
         seed: Root of all chance.
     """
 

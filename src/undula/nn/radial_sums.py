@@ -18,8 +18,8 @@ KNOTS = 10
 """How many radial splines there are."""
 FIRST = -2.5
 """Where the first spline has its centre: distance from the atom's van der Waals sphere, Å."""
-REACH = FIRST + KNOTS - 0.5
-"""Farther than this from the sphere, Å, an atom is not felt."""
+REACH = FIRST + KNOTS + 0.5
+"""Farther than this from the sphere, Å, an atom is not felt: the end of the last spline."""
 
 
 def radial_sums(

@@ -14,6 +14,7 @@ from torch import Tensor
 from undula.data.prepare import surface_of
 from undula.errors import InputError, UsageError
 from undula.geometry.distances import quasi_geodesic
+from undula.geometry.frames import own_axes
 from undula.geometry.molecular_surface import MolecularSurface
 from undula.geometry.neighbours import closest_pairs, nearest, pairs_within
 from undula.geometry.sampling import farthest_points
@@ -210,7 +211,7 @@ def router_cloud(structure: Structure, config: CloudConfig) -> RouterCloud:
     """
     positions = structure.positions.double()
     centred = positions - positions.mean(dim=0)
-    axes = _own_axes(centred)
+    axes = own_axes(centred)
     own = replace(structure, positions=centred @ axes)
     sample = _sample(own, config)
     smoothed = smoothed_normals(sample.points, sample.normals, config.smoothing)
@@ -265,13 +266,6 @@ def collated(clouds: Sequence[RouterCloud]) -> RouterCloud:
         for name in parts[0]
     }
     return RouterCloud(proteins=proteins[-1], **joined)
-
-
-def _own_axes(centred: Float[Tensor, "atoms 3"]) -> Float[Tensor, "3 3"]:
-    """Compute the principal axes as columns, each towards its positive third moment."""
-    _, axes = torch.linalg.eigh(centred.T @ centred)
-    third = (centred @ axes).pow(3).sum(dim=0)
-    return torch.where(third < 0, -axes, axes)
 
 
 def _sample(structure: Structure, config: CloudConfig) -> SurfaceCloud:
