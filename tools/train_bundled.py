@@ -66,11 +66,13 @@ over frames), forecast from the first frame alone:
 {test}
 {leave_one_out}
 The gain over the blurred first frame is small and there are few proteins: too few to judge.
-{choice} Weights: Apache-2.0. Ensembles: CC0-1.0.
+{choice}
+
+Weights: Apache-2.0. Ensembles: CC0-1.0.
 """
 
 CHOICE = (
-    "The form of the model was chosen by leaving out one protein at a time (tools/mixture.yaml); "
+    "The form of the model was chosen by leaving out one protein at a time (tools/mixture.yaml);\n"
     "villin was also looked at while the very first drafts of its features were tried."
 )
 
@@ -118,7 +120,7 @@ def train_any(*, leave_one_out: bool) -> None:
             others = [other for other in training if other != name]
             rows += scores(trained_on(others, RUNS / f"any-without-{name}"), name)
         left_out = (
-            "The same form trained once without each training protein and scored on that one. The "
+            "The same form trained once without each training protein and scored on that one. The\n"
             "form was chosen on six of these proteins, so this is validation, not test:\n\n"
             + table(rows)
         )
