@@ -47,7 +47,7 @@ def cloud() -> RouterCloud:
     return ellipsoid((7.0, 9.0, 13.0))
 
 
-def same(found: RouterOutput, expected: RouterOutput, tolerance: float = 1e-8) -> None:
+def assert_same(found: RouterOutput, expected: RouterOutput, tolerance: float = 1e-8) -> None:
     torch.testing.assert_close(found.code, expected.code, rtol=0, atol=tolerance)
     assert len(found.irreps) == len(expected.irreps)
     for one, other in zip(found.irreps, expected.irreps, strict=True):
@@ -78,7 +78,7 @@ def test_the_code_stays_and_the_irreps_turn_with_the_molecule(config, matrix):
     irreps = tuple(one @ wigner(matrix, level).T for level, one in enumerate(before.irreps, 1))
     # e3nn keeps the coefficients of its tensor product in float32
     exact = 1e-5 if config.messages == "e3nn" else 1e-8
-    same(router(turned(cloud(), matrix)), RouterOutput(before.code, irreps), exact)
+    assert_same(router(turned(cloud(), matrix)), RouterOutput(before.code, irreps), exact)
 
 
 def test_a_vector_of_the_irreps_is_turned_as_a_point_is():
@@ -89,12 +89,12 @@ def test_a_vector_of_the_irreps_is_turned_as_a_point_is():
 
 def test_does_not_change_when_the_molecule_is_shifted(config):
     router, shift = network(config), torch.tensor([30.0, -20.0, 10.0])
-    same(router(replace(cloud(), points=cloud().points + shift)), router(cloud()))
+    assert_same(router(replace(cloud(), points=cloud().points + shift)), router(cloud()))
 
 
 def test_does_not_change_when_the_points_are_relabelled(config):
     router = network(config)
-    same(router(shuffled(cloud())), router(cloud()))
+    assert_same(router(shuffled(cloud())), router(cloud()))
 
 
 def test_several_proteins_in_one_cloud_equal_one_by_one(config):
@@ -103,7 +103,7 @@ def test_several_proteins_in_one_cloud_equal_one_by_one(config):
     alone = [router(one) for one in clouds]
     irreps = zip(*(one.irreps for one in alone), strict=True)
     expected = RouterOutput(torch.cat([one.code for one in alone]), tuple(map(torch.cat, irreps)))
-    same(router(collated(clouds)), expected)
+    assert_same(router(collated(clouds)), expected)
 
 
 @pytest.mark.parametrize("variant", ["plain", "e3nn", "exact radial network"])
@@ -113,7 +113,7 @@ def test_all_forms_of_the_messages_give_the_same_code(variant):
     other = network(VARIANTS[variant])
     other.load_state_dict(network().state_dict())
     exact = {"plain": 1e-11, "e3nn": 1e-5, "exact radial network": 1e-3}[variant]
-    same(other(cloud()), network()(cloud()), exact)
+    assert_same(other(cloud()), network()(cloud()), exact)
 
 
 def test_a_pair_that_enters_the_window_makes_no_jump():
@@ -124,7 +124,7 @@ def test_a_pair_that_enters_the_window_makes_no_jump():
         distances = torch.cat((before.distances, torch.full((2,), distance).double()))
         order = pairs[0].argsort(stable=True)
         more = replace(before, pairs=pairs[:, order], distances=distances[order])
-        same(router(more), router(before), tolerance)
+        assert_same(router(more), router(before), tolerance)
 
 
 def same_chemistry(one: RouterCloud) -> RouterCloud:
@@ -225,7 +225,7 @@ def test_a_real_protein_may_be_turned_and_shifted():
     positions = villin.positions.double() @ rotation(3).T + 5
     moved = replace(villin, positions=positions.to(villin.positions.dtype))
     before, after = (router_cloud(one, rules).to(dtype=torch.float32) for one in (villin, moved))
-    same(RouterOutput(router(after).code), RouterOutput(router(before).code), 1e-4)
+    assert_same(RouterOutput(router(after).code), RouterOutput(router(before).code), 1e-4)
     vectors = router(before).irreps[0] @ rotation(3).T.float()
     torch.testing.assert_close(router(after).irreps[0], vectors, rtol=0, atol=1e-4)
 
@@ -234,7 +234,7 @@ def test_bfloat16_does_not_touch_it():
     router, one = QMPNN(SMALL, torch.Generator().manual_seed(0)), cloud().to(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         reduced = router(one)
-    same(reduced, router(one), 0.0)
+    assert_same(reduced, router(one), 0.0)
 
 
 def test_the_same_generator_gives_the_same_network():

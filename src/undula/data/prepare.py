@@ -153,15 +153,7 @@ def prepare(
         say(f"{out} is complete")
         return open_dataset(out)
 
-    structure = load_structure(
-        topology,
-        chain=config.chain,
-        altloc=config.altloc,
-        hydrogens=config.hydrogens,
-        heterogens=config.heterogens,
-        length_unit=config.length_unit,
-    )
-    require_surface(structure)
+    structure = chosen_structure(topology, config)
 
     def moving() -> Iterator[Trajectory]:
         reference: Float[Tensor, "atoms 3"] | None = None
@@ -235,6 +227,24 @@ def write_dataset(
         },
     )
     return open_dataset(out)
+
+
+def chosen_structure(path: Path, config: PrepareConfig) -> Structure:
+    """Read the atoms that a data set keeps.
+
+    Raises:
+        InputError: They cannot make a surface.
+    """
+    structure = load_structure(
+        path,
+        chain=config.chain,
+        altloc=config.altloc,
+        hydrogens=config.hydrogens,
+        heterogens=config.heterogens,
+        length_unit=config.length_unit,
+    )
+    require_surface(structure)
+    return structure
 
 
 def aligned(

@@ -19,14 +19,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undula import atomic
-from undula.data.prepare import PrepareConfig, aligned, begin, input_hash, write_dataset
+from undula.data.prepare import (
+    PrepareConfig,
+    aligned,
+    begin,
+    chosen_structure,
+    input_hash,
+    write_dataset,
+)
 from undula.errors import InputError, UsageError
 from undula.geometry.elastic_network import GNM_CUTOFF, anisotropic_network_modes
 from undula.geometry.frames import superposition
 from undula.geometry.neighbours import search_tree
 from undula.io.datasets import FORMAT, Dataset, open_dataset, read_json
-from undula.io.inspection import require_surface
-from undula.io.structures import load_structure
 from undula.types import Structure, Trajectory
 
 ORIGIN = "pseudo-dynamics of an elastic network"
@@ -259,15 +264,7 @@ def _prepared(
     if (out / "manifest.json").exists():
         begin(out, request)
         return open_dataset(out)
-    structure = load_structure(
-        path,
-        chain=config.chain,
-        altloc=config.altloc,
-        hydrogens=config.hydrogens,
-        heterogens=config.heterogens,
-        length_unit=config.length_unit,
-    )
-    require_surface(structure)
+    structure = chosen_structure(path, config)
     seed = np.random.SeedSequence([config.seed, int(digest[:16], 16)]).generate_state(1)[0]
     moving = pseudo_trajectory(structure, dynamics, torch.Generator().manual_seed(int(seed)))
     begin(out, request)

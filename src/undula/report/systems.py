@@ -107,9 +107,7 @@ class SystemsTable:
         """Return the part of the best trivial row's error that a row removes."""
         judge = self.metrics[0]
         own, best = self.mean(row, judge), self.mean(self.best_trivial, judge)
-        if judge.higher_is_better:
-            return (own - best) / (1 - best) if best < 1 else 0.0
-        return 1 - own / best if best > 0 else 0.0
+        return judge.skill(own, best)
 
     def verdicts(self) -> list[str]:
         """Say of each model whether it beats the best trivial row, and if that can be judged."""

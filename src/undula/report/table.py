@@ -32,6 +32,12 @@ class Metric:
     higher_is_better: bool = True
     digits: int = 3
 
+    def skill(self, own: float, best: float) -> float:
+        """Return which part of another score's error this one removes; 0 where that is perfect."""
+        if self.higher_is_better:
+            return (own - best) / (1 - best) if best < 1 else 0.0
+        return 1 - own / best if best > 0 else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -102,9 +108,7 @@ class Table:
         """Return the skill of a row in the judging metric; 0 where the best trivial is perfect."""
         judge = self.metrics[0]
         own, best = self.mean(row, judge), self.mean(self.best_trivial, judge)
-        if judge.higher_is_better:
-            return (own - best) / (1 - best) if best < 1 else 0.0
-        return 1 - own / best if best > 0 else 0.0
+        return judge.skill(own, best)
 
     def verdicts(self) -> list[str]:
         """Say of each model in one sentence which trivial rows it beats and which it does not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -378,11 +378,20 @@ class MixtureTask:
         return terms
 
     @torch.no_grad()
-    def residuals(self, trajectory: int, most: int = 25) -> tuple[np.ndarray, Tensor]:
-        """Return times (ps) of some frames, and true less typical field at the fixed points, Å."""
-        frames = self.frames[trajectory]
-        frames = frames[:: max(1, len(frames) // most)]
-        local = self.local(trajectory)[:2048]
+    def forecasts(
+        self, trajectory: int, most: int, points: int = 2048
+    ) -> Iterator[tuple[float, Tensor, Tensor | None, Tensor]]:
+        """Forecast some frames of a trajectory at its first fixed points.
+
+        Args:
+            trajectory: Its number.
+            most: About how many frames, evenly spaced.
+            points: How many fixed points.
+
+        Yields:
+            Time in ps, typical field, amplitudes of samples where there are any, true field.
+        """
+        read, frames = self.trajectories[trajectory], self.frames[trajectory]
         device = self.module.gate.share.device
         one = torch.zeros(1, dtype=torch.long, device=device)
         encoding = self.module.encode(
@@ -390,14 +399,19 @@ class MixtureTask:
             self._scales([trajectory]).to(device),
             keys=one + self.owners[trajectory],
         )
-        rows = moved(self._rows(local, 0), device)
-        lags = self.trajectories[trajectory].times_ps[frames]
-        found = []
-        for frame, lag in zip(frames, lags.tolist(), strict=True):
-            value, _ = self.module.field(encoding, one, torch.tensor([lag], device=device), rows)
-            true = np.array(self.trajectories[trajectory].fixed_distances(frame))[: len(local)]
-            found.append(torch.from_numpy(true) - value.cpu())
-        return lags, torch.stack(found)
+        rows = moved(self._rows(self.local(trajectory)[:points], 0), device)
+        for frame in frames[:: max(1, len(frames) // most)]:
+            lag = float(read.times_ps[frame])
+            value, amplitude = self.module.field(
+                encoding, one, torch.tensor([lag], device=device), rows
+            )
+            true = torch.from_numpy(np.array(read.fixed_distances(frame)[:points]))
+            yield lag, value.cpu(), None if amplitude is None else amplitude.cpu(), true
+
+    def residuals(self, trajectory: int, most: int = 25) -> tuple[np.ndarray, Tensor]:
+        """Return times (ps) of some frames, and true less typical field at fixed points, Å."""
+        found = [(lag, true - value) for lag, value, _, true in self.forecasts(trajectory, most)]
+        return np.array([lag for lag, _ in found]), torch.stack([error for _, error in found])
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -416,36 +430,20 @@ class MixtureTask:
         return means
 
     def _measured(self, trajectory: int) -> dict[str, float]:
-        frames = self.frames[trajectory][:: max(1, len(self.frames[trajectory]) // 12)]
         local = self.local(trajectory)[:2048]
-        module = self.module
-        device = module.gate.share.device
-        one = torch.zeros(1, dtype=torch.long, device=device)
-        encoding = module.encode(
-            self.cloud(trajectory).to(device=device),
-            self._scales([trajectory]).to(device),
-            keys=one + self.owners[trajectory],
-        )
-        rows = self._rows(local, 0)
-        rows = PointRows(*(getattr(rows, name).to(device) for name in _ROW_PARTS))
         generator = torch.Generator().manual_seed(trajectory)
+        quantile = self.loss_config.quantile
         sums: dict[str, list[float]] = {}
-        for frame in frames:
-            lag = torch.tensor([float(self.trajectories[trajectory].times_ps[frame])])
-            value, amplitude = module.field(encoding, one, lag.to(device), rows)
-            value = value.cpu()
-            true = torch.from_numpy(np.array(self.trajectories[trajectory].fixed_distances(frame)))
-            true = true[: len(value)]
-            q = self.loss_config.quantile
+        for _, value, amplitude, true in self.forecasts(trajectory, most=12):
             scores = {
-                "distance": float(quantile_loss(value, true, q)),
-                "copied": float(quantile_loss(local.distance, true, q)),
+                "distance": float(quantile_loss(value, true, quantile)),
+                "copied": float(quantile_loss(local.distance, true, quantile)),
                 "iou": _overlap(value, true),
                 "copied_iou": _overlap(local.distance, true),
             }
             if amplitude is not None:
-                moved = self._tremble(trajectory, local, generator)
-                drawn = value + (moved * amplitude.cpu().T).sum(dim=1)
+                motions = self._tremble(trajectory, local, generator)
+                drawn = value + (motions * amplitude.T).sum(dim=1)
                 scores["energy"] = float(energy_score(drawn[None], true[None]))
                 still = value.expand_as(drawn)
                 scores["energy_still"] = float(energy_score(still[None], true[None]))

@@ -63,12 +63,7 @@ def train(
     """
     probe = _common_probe(datasets)
     task = SurfaceTask(datasets, model, loss, batch, seed=fit_config.seed)
-    described = {
-        "model": task.module.describe(),
-        "loss": asdict(loss),
-        "batch": asdict(batch),
-        "data": [dataset.sha256 for dataset in datasets],
-    }
+    described = _configuration(task, datasets)
     result = fit(task, fit_config, out, progress=progress, configuration=described)
     blur, statics = trivial_rows(task, datasets, probe)
     trained = TrainedSurface(
@@ -117,13 +112,7 @@ def train_mixture(
     probe = _common_probe(datasets)
     task = MixtureTask(datasets, model, loss, batch, seed=fit_config.seed)
     started = {} if start_from is None else {"start_from": start_weights(task.module, start_from)}
-    described = {
-        "model": task.module.describe(),
-        "loss": asdict(loss),
-        "batch": asdict(batch),
-        "data": [dataset.sha256 for dataset in datasets],
-        **started,
-    }
+    described = _configuration(task, datasets) | started
     result = fit(task, fit_config, out, progress=progress, configuration=described)
     kept = {task.owners[trajectory] for trajectory in task.validation}
     readable = [
@@ -228,6 +217,16 @@ def fitted_persistence(
     errors = (found - shares[:, None] - (1 - shares[:, None]) * decay).square().mean(dim=2)
     tau, share = divmod(int(errors.argmin()), len(shares))
     return float(taus[tau]), float(shares[share])
+
+
+def _configuration(task: SurfaceTask | MixtureTask, datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """Return what a run is stored under: another one may not go on in its folder."""
+    return {
+        "model": task.module.describe(),
+        "loss": asdict(task.loss_config),
+        "batch": asdict(task.batch_config),
+        "data": [dataset.sha256 for dataset in datasets],
+    }
 
 
 def _common_probe(datasets: Sequence[Dataset]) -> float:
