@@ -187,6 +187,53 @@ class Trajectory:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MolecularSystem:
+    """What stays the same while atoms move: who they are and how they are bonded.
+
+    Attributes:
+        structure: The atoms; its own positions need not be a frame.
+        bonds: Atom indices of each covalent bond, every bond once.
+        molecules: Number of the molecule each atom belongs to, counted up from 0.
+        kinds: Name of each atom's chemical kind: its element and what it is bonded to. Atoms of
+            one kind cannot be told apart by looking along a few bonds.
+        charges: Partial charges, e, or none.
+        masses: u.
+    """
+
+    structure: Structure
+    bonds: Int[Tensor, "2 bonds"]
+    molecules: Int[Tensor, " atoms"]
+    kinds: np.ndarray
+    masses: Float[Tensor, " atoms"]
+    charges: Float[Tensor, " atoms"] | None = None
+
+    def __post_init__(self) -> None:
+        name, atoms = self.structure.name, len(self)
+        _check_shape(f"{name}: bonds", self.bonds, (2, None))
+        _check_shape(f"{name}: molecules", self.molecules, (atoms,))
+        _check_shape(f"{name}: masses", self.masses, (atoms,))
+        if len(self.kinds) != atoms:
+            raise InputError(f"{name}: {atoms} atoms but {len(self.kinds)} kinds")
+        if self.charges is not None:
+            _check_shape(f"{name}: charges", self.charges, (atoms,))
+        if self.bonds.numel() and (int(self.bonds.min()) < 0 or int(self.bonds.max()) >= atoms):
+            raise InputError(f"{name}: bonds name atoms that do not exist")
+        found = torch.unique(self.molecules)
+        if not torch.equal(found, torch.arange(len(found)).to(found)):
+            raise InputError(f"{name}: molecules should be numbered from 0 without gaps")
+        if not (self.masses > 0).all():
+            raise InputError(f"{name}: masses should be positive")
+
+    def __len__(self) -> int:
+        return len(self.structure)
+
+    @property
+    def molecule_count(self) -> int:
+        """How many molecules there are."""
+        return int(self.molecules.max()) + 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SurfaceCloud:
     """Points on a surface with outward normals of length one.
 

@@ -15,6 +15,7 @@ from undula.errors import UndulaError
 VERBS = {
     "demo": "bundled protein and weights -> undula-demo/index.html, no network",
     "inspect": "what is in a file, what would be used, dropped or assumed",
+    "simulate": "argon, tip3p, tip4p, ala2 or a protein by OpenMM -> recordings of moving atoms",
     "prepare": "a structure and its trajectories -> data set folder (resumes by itself)",
     "train": "data set -> run folder with weights (resumes by itself)",
     "sweep": "random or TPE search over a space of configurations, by several processes",

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str]) -> int:
-    """Prepare a data set, one for each protein of ATLAS, or one for each static structure."""
+    """Prepare surfaces of a system, of each protein of ATLAS, of structures; or moving atoms."""
     if words and words[0] in _SOURCES:
         return _SOURCES[words[0]](words[1:])
     p = parser(
         "prepare",
         "Make a data set of a structure and its trajectories; resumes by itself. "
         "undula prepare atlas FOLDER makes one for each protein of ATLAS in a folder, "
-        "undula prepare static FILE one for each structure, of made-up motion.",
+        "undula prepare static FILE one for each structure, of made-up motion, "
+        "undula prepare atoms TOPOLOGY TRAJECTORY recordings of atoms to train a motion model on.",
     )
     p.add_argument("topology", help="structure file that names the atoms")
     p.add_argument("trajectories", nargs="+", help="XTC, TRR, DCD or multi-model files")
@@ -126,7 +127,74 @@ def _run_static(words: Sequence[str]) -> int:
     return _told(made.skipped)
 
 
-_SOURCES = {"atlas": _run_atlas, "static": _run_static}
+def _run_atoms(words: Sequence[str]) -> int:
+    p = parser(
+        "prepare atoms",
+        "Record moving atoms: whole, unwrapped, with velocities where they are known; resumes by "
+        "itself. Without a topology, files are fluids in fixed point (.npz).",
+    )
+    p.add_argument("files", nargs="+", help="structure file, then its trajectories; or .npz files")
+    p.add_argument("-o", "--out", required=True, help="the folder to make")
+    p.add_argument(
+        "--velocities", nargs="+", default=[], help="one .npz file for each trajectory, in order"
+    )
+    p.add_argument("--stride", type=int, default=1, help="keep every n-th frame")
+    p.add_argument(
+        "--frame-ps", type=float, help="time between the files' frames, ps (default: the files')"
+    )
+    p.add_argument("--select", choices=["all", "protein"], default="all", help="which residues")
+    for flag, options in STRUCTURE_OPTIONS.items():
+        keep = {"default": "keep", "help": "default: keep"} if "choices" in options else {}
+        keep = {} if flag == "--length-unit" else keep
+        p.add_argument(flag, **options | keep)
+    p.add_argument(
+        "--com", choices=["keep", "remove"], default="keep", help="of the centre of mass's motion"
+    )
+    p.add_argument(
+        "--align",
+        choices=["none", "mean"],
+        default="none",
+        help="superpose every frame of a single molecule on the mean structure",
+    )
+    p.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        help="names of the recordings (those that train) whose mean it is (default: the first)",
+    )
+    p.add_argument("--licence", default="", help="of the trajectories; kept with them")
+    options = parse(p, words)
+
+    from undula.data.fluids import is_archive
+    from undula.data.recorded import RecordConfig, record
+
+    files = [Path(file) for file in options.files]
+    topology = None if is_archive(files[0]) else files[0]
+    known = {f.name for f in fields(RecordConfig)} - {"reference"}
+    made = record(
+        files if topology is None else files[1:],
+        Path(options.out),
+        RecordConfig(
+            reference=tuple(options.reference),
+            **{k: v for k, v in vars(options).items() if k in known},
+        ),
+        topology=topology,
+        velocities=[Path(file) for file in options.velocities],
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    for notice in made.manifest["notices"]:
+        print(f"notice: {notice['message']}", file=sys.stderr)
+    frames = sum(len(recording) for recording in made.recordings)
+    moving = sum(recording.velocity_frames for recording in made.recordings)
+    print(
+        f"{options.out}: {len(made.recordings)} recordings of {made.system.structure.name}, "
+        f"{len(made.system)} atoms, {frames} frames {made.frame_ps:g} ps apart, "
+        f"velocities of {moving}"
+    )
+    return 0
+
+
+_SOURCES = {"atlas": _run_atlas, "static": _run_static, "atoms": _run_atoms}
 """First words that name a source; a structure file of such a name is ``./atlas``."""
 
 

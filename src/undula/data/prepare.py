@@ -133,7 +133,7 @@ def prepare(
     unknown = [str(path) for path in holdout if path not in trajectories]
     if unknown:
         raise UsageError(f"--holdout names {unknown[0]}, which is not among the trajectories")
-    names = _unique_names(trajectories)
+    names = unique_names(trajectories)
     request = {
         "format": FORMAT,
         "topology": {"name": topology.name, "sha256": input_hash(topology)},
@@ -493,7 +493,8 @@ def input_hash(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _unique_names(paths: Sequence[Path]) -> list[str]:
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name fit for a file for each path: its stem, numbered where that repeats."""
     names: list[str] = []
     for path in paths:
         stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in path.stem) or "trajectory"

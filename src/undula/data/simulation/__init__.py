@@ -1,0 +1,1 @@
+"""Simulations by OpenMM, the extra "simulate": argon, water, alanine dipeptide, proteins."""

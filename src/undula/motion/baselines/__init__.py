@@ -1,0 +1,1 @@
+"""What others would forecast: trivial rows first, published models after them."""

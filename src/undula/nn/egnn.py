@@ -1,0 +1,196 @@
+r"""EGNN: scalars and vectors on atoms, exchanged by a network of each pair.
+
+.. math::
+    m_{ij} &= \mathrm{SiLU}\left(W_2 \, \mathrm{SiLU}(A s_i + B s_j + C \, r(d_{ij})
+              + \langle \hat r_{ij}, P v_j - P v_i \rangle)\right) c(d_{ij}) \\
+    v_i' &= v_i + \sum_j \hat r_{ij} \otimes D m_{ij} + \phi_v(s_i) \circ U v_i \\
+    s_i' &= s_i + \phi_h\left(s_i, \sum_j m_{ij}, \lVert V v_i \rVert\right)
+
+==========  ==========================================================================
+s, v        ``scalars`` [atoms, F] and ``vectors`` [atoms, 3, F], as in `undula.nn.painn`
+r, c        `undula.nn.radial.gaussian_basis`, `undula.nn.radial.cosine_cutoff`
+A, B        ``Layer.ends``: applied to atoms, before pairs are made
+C           ``Layer.radial``, with a bias; one matrix for each kind of pair
+P, U, V     ``Layer.mix``
+W_2         ``Layer.pair``
+D           ``Layer.along``: applied to atoms, after the sum over pairs
+φ_v, φ_h    ``Layer.scale``; ``Layer.inner`` and ``Layer.outer``
+==========  ==========================================================================
+
+A product of matrices for each pair costs many times PaiNN's messages: this is for comparison.
+
+Source: Satorras, Hoogeboom, Welling, "E(n) equivariant graph neural networks", ICML 2021, eqs.
+3–7. Differs from it: the pairs keep their vectors, and there are F vectors an atom, not one that
+is its velocity; how they change a distance enters to first order (P), instead of the moved
+positions. Distances enter by a radial basis, and pairs fade at the window. A linear layer beside
+a sum over pairs is applied to atoms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from undula.errors import UsageError
+from undula.nn.atom_graph import AtomGraph
+from undula.nn.painn import LEAST, Norm, check_kinds, drawn_linear, through
+from undula.nn.radial import cosine_cutoff, gaussian_basis
+
+
+@dataclass(frozen=True, kw_only=True)
+class EGNNConfig:
+    """The form of an EGNN.
+
+    Attributes:
+        features: F, channels of scalars and of vectors.
+        layers: How often atoms hear their neighbours.
+        window: Where pairs have faded, Å: the cutoff of the pairs.
+        centres: Gaussians of the distance.
+        pair_kinds: How many kinds of pairs there are, such as 2 for neighbours and bonds.
+        neighbours: Typical number of neighbours; sums over them are divided by its root.
+    """
+
+    features: int = 64
+    layers: int = 2
+    window: float = 7.5
+    centres: int = 20
+    pair_kinds: int = 1
+    neighbours: float = 24.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("features", 1), ("layers", 1), ("pair_kinds", 1), ("centres", 2)):
+            if getattr(self, name) < least:
+                raise UsageError(f"egnn.{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("window", "neighbours"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise UsageError(f"egnn.{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class PairTerms:
+    """A graph and what its distances add in each layer: all that stays the same on it.
+
+    Attributes:
+        graph: The graph.
+        fading: c, from 1 to 0 at the window, divided by the root of the neighbours.
+        layers: C r with its bias for each pair, in each layer.
+    """
+
+    graph: AtomGraph
+    fading: Float[Tensor, " pairs"]
+    layers: tuple[Float[Tensor, "pairs features"], ...]
+
+
+class EGNN(nn.Module):
+    """Exchange scalars and vectors between neighbours a few times, as `undula.nn.painn.PaiNN`.
+
+    Turned, mirrored and relabelled atoms give turned, mirrored and relabelled features.
+    """
+
+    def __init__(self, config: EGNNConfig, generator: torch.Generator) -> None:
+        """Make a network with weights drawn from ``generator``."""
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Layer(config, generator) for _ in range(config.layers))
+
+    def filters(self, graph: AtomGraph) -> PairTerms:
+        """Compute what depends on the graph alone, for any number of calls on it.
+
+        Args:
+            graph: The graph; a pair beyond the window says nothing.
+
+        Raises:
+            UsageError: A pair has a kind that the configuration does not know.
+        """
+        check_kinds(graph, self.config.pair_kinds)
+        form = self.config
+        basis = gaussian_basis(graph.distances, form.centres, form.window)
+        fading = cosine_cutoff(graph.distances, form.window) * form.neighbours**-0.5
+        layers = cast("list[Layer]", self.layers)
+        return PairTerms(graph, fading, tuple(layer.radial(basis, graph) for layer in layers))
+
+    def forward(
+        self,
+        scalars: Float[Tensor, "atoms features"],
+        vectors: Float[Tensor, "atoms 3 features"],
+        filters: PairTerms,
+    ) -> tuple[Float[Tensor, "atoms features"], Float[Tensor, "atoms 3 features"]]:
+        """Compute the features after all layers.
+
+        Args:
+            scalars: s.
+            vectors: v, the components as rows.
+            filters: From `filters`, on the same graph.
+
+        Returns:
+            Scalars and vectors; what came in, plus what was heard and made of it.
+        """
+        for layer, terms in zip(self.layers, filters.layers, strict=True):
+            scalars, vectors = layer(scalars, vectors, filters, terms)
+        return scalars, vectors
+
+
+class Radial(nn.Module):
+    """A linear layer of the distance, one for each kind of pair."""
+
+    def __init__(self, config: EGNNConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.kinds = config.pair_kinds
+        self.layer = drawn_linear(config.centres, config.features * self.kinds, generator)
+
+    def forward(
+        self, basis: Float[Tensor, "pairs centres"], graph: AtomGraph
+    ) -> Float[Tensor, "pairs features"]:
+        """Apply the layer of each pair's kind."""
+        made = through(self.layer, basis).unflatten(1, (self.kinds, -1))
+        if graph.kinds is None:
+            return made[:, 0]
+        return made.take_along_dim(graph.kinds[:, None, None], dim=1)[:, 0]
+
+
+class Layer(nn.Module):
+    """One exchange between neighbours."""
+
+    def __init__(self, config: EGNNConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        width = config.features
+        self.norm = Norm(width)
+        self.radial = Radial(config, generator)
+        self.ends = drawn_linear(width, 2 * width, generator, bias=False)
+        self.mix = drawn_linear(width, 3 * width, generator, bias=False)
+        self.pair = drawn_linear(width, width, generator)
+        self.along = drawn_linear(width, width, generator, bias=False)
+        self.scale = drawn_linear(width, width, generator)
+        self.inner = drawn_linear(3 * width, width, generator)
+        self.outer = drawn_linear(width, width, generator)
+
+    def forward(
+        self,
+        scalars: Float[Tensor, "atoms features"],
+        vectors: Float[Tensor, "atoms 3 features"],
+        filters: PairTerms,
+        terms: Float[Tensor, "pairs features"],
+    ) -> tuple[Float[Tensor, "atoms features"], Float[Tensor, "atoms 3 features"]]:
+        """Return the changed features."""
+        graph, (own, carried) = filters.graph, self.norm(scalars, vectors)
+        mixed = through(self.mix, carried.flatten(0, 1)).unflatten(0, (-1, 3))
+        p, u, v = mixed.chunk(3, dim=2)
+        here, there = through(self.ends, own).chunk(2, dim=1)
+        nearer = graph.from_senders(p) - graph.from_receivers(p)
+        first = graph.from_receivers(here) + graph.from_senders(there) + terms
+        first = first + (graph.directions[:, :, None] * nearer).sum(dim=1)
+        said = functional.silu(through(self.pair, functional.silu(first)))
+        said = said * filters.fading[:, None]
+        heard = graph.sums(said)
+        pushed = graph.sums(graph.directions[:, :, None] * said[:, None])
+        pushed = through(self.along, pushed.flatten(0, 1)).unflatten(0, (-1, 3))
+        length = (v.square().sum(dim=1) + LEAST).sqrt()
+        known = torch.cat((own, heard, length), dim=1)
+        changed = through(self.outer, functional.silu(through(self.inner, known)))
+        return scalars + changed, vectors + pushed + through(self.scale, own)[:, None] * u

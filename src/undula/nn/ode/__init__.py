@@ -1,0 +1,1 @@
+"""Ordinary differential equations with a learned right-hand side."""
