@@ -24,48 +24,12 @@ import mdtraj
 import numpy as np
 import openmm
 from openmm import app, unit
-from pdbfixer import PDBFixer
+
+from undula.data.simulation.proteins import FRICTION_PER_PS, protein_system, repaired
+from undula.errors import InputError
 
 STEP_PS = 0.004
 TEMPERATURE = 300 * unit.kelvin
-FRICTION = {"implicit": 5 / unit.picosecond, "explicit": 1 / unit.picosecond}
-
-
-def repaired(path: Path) -> app.Modeller:
-    """Return a structure with all its heavy atoms and hydrogens, without ligands."""
-    fixer = PDBFixer(filename=str(path))
-    fixer.findMissingResidues()
-    fixer.missingResidues = {}
-    fixer.findNonstandardResidues()
-    fixer.replaceNonstandardResidues()
-    fixer.removeHeterogens(keepWater=False)
-    fixer.findMissingAtoms()
-    fixer.addMissingAtoms(seed=0)
-    fixer.addMissingHydrogens(7.0)
-    return app.Modeller(fixer.topology, fixer.positions)
-
-
-def system_of(modeller: app.Modeller, solvent: str) -> openmm.System:
-    """Return forces and constraints; with explicit solvent, add the water."""
-    common = {"constraints": app.HBonds, "hydrogenMass": 3 * unit.dalton}
-    if solvent == "implicit":
-        field = app.ForceField("amber99sbildn.xml", "amber99_obc.xml")
-        return field.createSystem(modeller.topology, nonbondedMethod=app.NoCutoff, **common)
-    field = app.ForceField("amber99sbildn.xml", "tip3p.xml")
-    modeller.addSolvent(
-        field,
-        padding=0.9 * unit.nanometer,
-        boxShape="dodecahedron",
-        ionicStrength=0.1 * unit.molar,
-    )
-    system = field.createSystem(
-        modeller.topology,
-        nonbondedMethod=app.PME,
-        nonbondedCutoff=0.9 * unit.nanometer,
-        **common,
-    )
-    system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, TEMPERATURE, 25))
-    return system
 
 
 def positions_of(simulation: app.Simulation) -> np.ndarray:
@@ -82,9 +46,9 @@ def simulate(path: Path, out: Path, options: argparse.Namespace) -> None:
         print(f"{name}: already there")
         return
     modeller = repaired(path)
-    system = system_of(modeller, options.solvent)
+    system = protein_system(modeller, options.solvent)
     integrator = openmm.LangevinMiddleIntegrator(
-        TEMPERATURE, FRICTION[options.solvent], STEP_PS * unit.picosecond
+        TEMPERATURE, FRICTION_PER_PS[options.solvent], STEP_PS * unit.picosecond
     )
     simulation = app.Simulation(modeller.topology, system, integrator)
     topology = mdtraj.Topology.from_openmm(modeller.topology)
@@ -135,14 +99,14 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=4.0, help="time between frames, ps")
     parser.add_argument("--equilibration", type=float, default=20.0, help="before frame 0, ps")
     parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--solvent", choices=list(FRICTION), default="implicit")
+    parser.add_argument("--solvent", choices=list(FRICTION_PER_PS), default="implicit")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for path in options.structures:
         try:
             simulate(path, options.out, options)
-        except (ValueError, openmm.OpenMMException) as error:
+        except (ValueError, InputError, openmm.OpenMMException) as error:
             print(f"{path.name}: {error}", file=sys.stderr, flush=True)
             failed.append(path.name)
     if failed:

@@ -9,12 +9,12 @@ import pytest
 from tests.loopback import serving
 
 from undula.data import atlas
-from undula.data.atlas import fetch, prepare_atlas, proteins, verify
+from undula.data.atlas import fetch, prepare_atlas, proteins
 from undula.data.bundled import villin
 from undula.data.prepare import PrepareConfig
 from undula.errors import InputError, MachineError, UsageError
 from undula.io.datasets import open_dataset
-from undula.io.downloads import DownloadConfig
+from undula.io.downloads import DownloadConfig, verify_fetched
 
 NAME = "1vii_A"
 CONFIG = PrepareConfig(stride=4, near=32, local=16, uniform=16, frames_per_shard=5)
@@ -74,7 +74,7 @@ def test_a_protein_comes_with_its_replicas_its_licence_and_nothing_else(server, 
     folder = bring(server, tmp_path)
     assert names(tmp_path) == OURS
     assert all((folder / name).read_bytes() == content for name, content in files.items())
-    record = verify(folder)
+    record = verify_fetched(folder)
     assert record["licence"].startswith("CC-BY-NC-4.0")
     assert "gkad1084" in record["cite"]
     assert record["archive"] == {

@@ -12,7 +12,7 @@ from undula.errors import InputError, UsageError
 
 ACTIONS = {
     "list": "what can be fetched, its licence and its size",
-    "fetch": "bring proteins of a database: undula data fetch atlas NAME… -o FOLDER",
+    "fetch": "bring published trajectories: atlas NAME…, or ala2",
     "split": "training, validation and test sets by sequence identity",
     "verify": "compare data sets and fetched folders with their SHA-256",
 }
@@ -43,17 +43,32 @@ def run(words: Sequence[str]) -> int:
 def _list(words: Sequence[str]) -> int:
     parse(parser("data list", "Say what can be fetched."), words)
 
-    from undula.data.atlas import BASE_URL, TERMS, URL_VARIABLE
+    from undula.data import atlas, mdshare
 
-    print("atlas   1,390 single-chain proteins, 3 replicas of 100 ns each, about 600 MB a protein")
-    for key in ("source", "licence", "cite"):
-        print(f"        {key}: {TERMS[key]}")
-    print(f"        address: {BASE_URL} (another: --url, or {URL_VARIABLE})")
+    for name, what, source, option in (
+        (
+            "atlas",
+            "1,390 single-chain proteins, 3 replicas of 100 ns each, about 600 MB a protein",
+            atlas,
+            "--url",
+        ),
+        ("ala2", "alanine dipeptide, 3 trajectories of 250 ns, 129 MB", mdshare, "--base"),
+    ):
+        print(f"{name:<8}{what}")
+        for key in ("source", "licence", "cite"):
+            print(f"        {key}: {source.TERMS[key]}")
+        print(f"        address: {source.BASE_URL} (another: {option}, or {source.URL_VARIABLE})")
     return 0
 
 
 def _fetch(words: Sequence[str]) -> int:
-    p = parser("data fetch", "Bring proteins of a database; what was cut goes on.")
+    if words and words[0] == "ala2":
+        return _fetch_ala2(words[1:])
+    p = parser(
+        "data fetch",
+        "Bring proteins of a database; what was cut goes on. "
+        "undula data fetch ala2 brings the alanine dipeptide of mdshare.",
+    )
     p.add_argument("source", choices=["atlas"], help="the database")
     p.add_argument("names", nargs="*", default=[], help="PDB code and chain, such as 1k5n_A")
     p.add_argument("--split", help="take the names from this split file, instead")
@@ -91,6 +106,24 @@ def _fetch(words: Sequence[str]) -> int:
         else:
             print(folder)
     return 6 if skipped else 0
+
+
+def _fetch_ala2(words: Sequence[str]) -> int:
+    p = parser(
+        "data fetch ala2", "Bring alanine dipeptide of mdshare, 129 MB; what was cut goes on."
+    )
+    p.add_argument("-o", "--out", required=True, help="the folder in which ala2 is made")
+    p.add_argument("--base", help="another address, or a folder, that has the files")
+    options = parse(p, words)
+
+    from undula.data.mdshare import TERMS, fetch
+
+    print(f"licence: {TERMS['licence']}", file=sys.stderr)
+    folder = fetch(
+        Path(options.out), base=options.base, say=lambda line: print(line, file=sys.stderr)
+    )
+    print(folder)
+    return 0
 
 
 def _split(words: Sequence[str]) -> int:
@@ -158,15 +191,24 @@ def _split(words: Sequence[str]) -> int:
 
 def _verify(words: Sequence[str]) -> int:
     p = parser("data verify", "Compare every file with the SHA-256 in its folder's record.")
-    p.add_argument("folders", nargs="+", help="data sets, or what undula data fetch made")
+    p.add_argument(
+        "folders", nargs="+", help="data sets, recordings, or what undula data fetch made"
+    )
     options = parse(p, words)
 
-    from undula.data import atlas
-    from undula.io.datasets import open_dataset
+    from undula.io.datasets import open_dataset, read_json
+    from undula.io.downloads import verify_fetched
+    from undula.io.recordings import KIND, open_recordings
 
     for folder in map(Path, options.folders):
         if (folder / f"{folder.resolve().name}.json").exists():
-            print(f"{folder}: {len(atlas.verify(folder)['files'])} files as fetched")
+            print(f"{folder}: {len(verify_fetched(folder)['files'])} files as fetched")
+        elif (folder / "manifest.json").exists() and (
+            read_json(folder / "manifest.json").get("kind") == KIND
+        ):
+            recordings = open_recordings(folder)
+            recordings.verify()
+            print(f"{folder}: {len(recordings.manifest['files'])} files as recorded")
         else:
             dataset = open_dataset(folder, verify=True)
             print(f"{folder}: {len(dataset.manifest['files'])} files as prepared")

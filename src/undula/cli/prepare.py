@@ -186,8 +186,9 @@ def _run_atoms(words: Sequence[str]) -> int:
         print(f"notice: {notice['message']}", file=sys.stderr)
     frames = sum(len(recording) for recording in made.recordings)
     moving = sum(recording.velocity_frames for recording in made.recordings)
+    count = len(made.recordings)
     print(
-        f"{options.out}: {len(made.recordings)} recordings of {made.system.structure.name}, "
+        f"{options.out}: {count} recording{'s' * (count > 1)} of {made.system.structure.name}, "
         f"{len(made.system)} atoms, {frames} frames {made.frame_ps:g} ps apart, "
         f"velocities of {moving}"
     )

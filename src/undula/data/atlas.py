@@ -14,14 +14,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from undula import atomic
 from undula.data.prepare import PrepareConfig, prepare
 from undula.errors import InputError, UsageError
 from undula.io.archives import archive_members, extract
 from undula.io.datasets import Dataset, read_json
-from undula.io.downloads import DownloadConfig, NotOnServerError, download
+from undula.io.downloads import DownloadConfig, NotOnServerError, download, verify_fetched
 
 BASE_URL = "https://www.dsimb.inserm.fr/ATLAS/api/ATLAS/protein/{name}"
 """Where one protein's archive is; ``{name}`` stands for its name."""
@@ -123,7 +122,7 @@ def fetch(
         raise UsageError(f"the address {address} should have {{name}} where the name belongs")
     folder, archive = out / name, out / f"{name}.zip"
     if (folder / f"{name}.json").exists():
-        verify(folder)
+        verify_fetched(folder)
         archive.unlink(missing_ok=True)
         say(f"{folder} is complete")
         return folder
@@ -152,26 +151,6 @@ def fetch(
     )
     archive.unlink()
     return folder
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Compare what `fetch` brought with its record; return the record.
-
-    Raises:
-        InputError: The record is missing or damaged, or a file is missing or has changed.
-    """
-    record = folder / f"{folder.resolve().name}.json"
-    described = read_json(record)
-    files = described.get("files")
-    if not isinstance(files, dict) or not files:
-        raise InputError(f"{record} names no files")
-    for file, promised in files.items():
-        path = folder / file
-        if not path.is_file():
-            raise InputError(f"{path} is missing")
-        if atomic.sha256(path) != promised:
-            raise InputError(f"{path} has changed since it was fetched")
-    return described
 
 
 def proteins(folder: Path) -> dict[str, Protein]:

@@ -95,10 +95,12 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: It is no archive, or damaged, or holds pickled objects.
     """
+    if not is_archive(path):
+        raise InputError(f"{path} is no archive of plain arrays (.npz)")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is no archive of plain arrays: {error}") from error
 
 
@@ -190,4 +192,4 @@ def _closest(positions: Float[Tensor, "atoms 3"], box: Float[Tensor, "3 3"]) -> 
     images = (wrapped[None] + corners[:, None]).reshape(-1, 3)
     near = ((images > -CLOSEST_ARGON) & (images < edges + CLOSEST_ARGON)).all(dim=1)
     distances, _ = search_tree(images[near].numpy()).query(wrapped.numpy(), k=2)
-    return float(distances[:, 1].min()) if len(positions) > 1 else float("inf")
+    return float(np.asarray(distances)[:, 1].min())

@@ -1,4 +1,4 @@
-"""Trajectories to recordings: made whole, unwrapped, superposed if asked, velocities where known."""
+"""Trajectories to recordings: whole, unwrapped, superposed if asked, velocities where known."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula.data.fluids import is_archive, load_fluid, read_archive
+from undula.data.fluids import load_fluid
+from undula.data.poses import aligned, centred, mean_structure
 from undula.data.prepare import begin, input_hash, unique_names
-from undula.errors import InputError, Notice, UsageError
-from undula.geometry.frames import centre, superposition, unwrap
+from undula.data.velocities import examined, load_velocities
+from undula.errors import InputError, UsageError
+from undula.geometry.frames import unwrap
 from undula.io.kinds import molecular_system
 from undula.io.recordings import (
     FORMAT,
     KIND,
-    STENCIL,
-    Differences,
     RecordedFrames,
     Recordings,
-    central_differences,
     finish_recordings,
     is_recorded,
     open_recordings,
@@ -32,19 +31,11 @@ from undula.io.recordings import (
 )
 from undula.io.structures import load_structure
 from undula.io.trajectories import load_trajectory
-from undula.types import MolecularSystem, Structure, Trajectory
-from undula.units import ANGSTROM_PER_NM
+from undula.types import MolecularSystem, Trajectory
 
-LARGEST_ERROR = 0.1
-"""Differences stand for velocities if they are off by at most this share of those known.
-Fourth order at 0.1 ps: argon 0.07, water 0.97 (it librates faster than the sampling)."""
-LARGEST_CHANGE = 0.25
-"""The same where no velocities are known, for the change when every second frame is left out:
-argon 0.19 at 0.1 ps and 0.42 at 0.2 ps (where the error is 0.22), water 0.77. Motion that is
-faster than the sampling and of one frequency only can look slow: nothing in positions tells."""
 EVEN_FRAMES = 1e-3
 """Share of the time between frames by which it may vary."""
-_ITERATIONS, _STEADY = 100, 1e-6
+_OF_A_TOPOLOGY = ("select", "chain", "hydrogens", "heterogens", "altloc", "length_unit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +115,7 @@ def record(
     names = unique_names(sources)
     _check_options(names, config, topology, velocities)
     request = _request(names, sources, config, topology, velocities)
+    system = _system(sources[0], topology, config)
     begin(out, request)
     if (out / "manifest.json").exists():
         say(f"{out} is complete")
@@ -132,14 +124,15 @@ def record(
         sources=tuple(sources),
         velocities=tuple(velocities),
         config=config,
-        system=_system(sources[0], topology, config),
+        system=system,
+        fluid=topology is None,
     )
     reading.check_alignment()
     reference = None
     if config.align == "mean":
         chosen = config.reference or names[:1]
         moving = [reading.frames(names.index(name)).positions for name in chosen]
-        reference = mean_structure(moving, reading.system.masses)
+        reference = mean_structure(moving, system.masses)
         say(f"the mean structure of {', '.join(chosen)} is known")
     for index, name in enumerate(names):
         if is_recorded(out, name):
@@ -147,151 +140,10 @@ def record(
             continue
         frames = reading.frames(index)
         if reference is not None:
-            frames = aligned(frames, reference, reading.system.masses)
+            frames = aligned(frames, reference, system.masses)
         write_recording(out, name, examined(frames))
         say(f"{name}: {len(frames)} frames")
-    return _finished(out, names, reading.system, config, request, reference)
-
-
-def examined(frames: RecordedFrames) -> RecordedFrames:
-    """Return a recording that says whether differences of its positions are velocities."""
-    found = differences(frames.positions, frames.frame_ps, frames.velocities)
-    known = 0 if frames.velocities is None else len(frames.velocities)
-    if found is None or known == len(frames):
-        return replace(frames, differences=found)
-    what = f"velocities are known for {known} of {len(frames)} frames; differences of positions "
-    if found.by == "velocities":
-        what += f"are off by {found.error:.0%} of them"
-    else:
-        what += f"change by {found.error:.0%} when every second frame is left out"
-    what += " and may judge forecasts of the others" if found.valid else " and are no velocities"
-    code = "velocities-differenced" if found.valid else "differences-refused"
-    notice = Notice(code=code, message=what, count=len(frames) - known)
-    return replace(frames, differences=found, notices=(*frames.notices, notice))
-
-
-def differences(
-    positions: Float[Tensor, "frames atoms 3"],
-    frame_ps: float,
-    velocities: Float[Tensor, "known atoms 3"] | None = None,
-) -> Differences | None:
-    """Find out whether differences of positions to fourth order are velocities.
-
-    Args:
-        positions: Unwrapped, Å.
-        frame_ps: Time between frames, ps.
-        velocities: Of the first frames, Å/ps, where they are known.
-
-    Returns:
-        The root mean square of differences minus velocities as a share of the velocities'; where
-        none are known, that of differences over every second frame minus those over all. None
-        for fewer than five and nine frames.
-    """
-    frames = len(positions)
-    if velocities is not None and min(frames, len(velocities) + STENCIL) > 2 * STENCIL:
-        found = central_differences(positions[: len(velocities) + STENCIL].double(), frame_ps)
-        true = velocities[STENCIL:][: len(found)].double()
-        error = _share(found - true, true)
-        return Differences(error=error, by="velocities", valid=error <= LARGEST_ERROR)
-    if frames > 4 * STENCIL:
-        fine = central_differences(positions.double(), frame_ps)[STENCIL::2]
-        coarse = central_differences(positions[::2].double(), 2 * frame_ps)
-        change = _share(fine[: len(coarse)] - coarse, fine)
-        return Differences(error=change, by="halving", valid=change <= LARGEST_CHANGE)
-    return None
-
-
-def _share(part: Tensor, whole: Tensor) -> float:
-    size = float(whole.square().mean().sqrt())
-    return float(part.square().mean().sqrt()) / size if size > 0 else 0.0
-
-
-def mean_structure(
-    moving: Sequence[Float[Tensor, "_ atoms 3"]], masses: Float[Tensor, " atoms"]
-) -> Float[Tensor, "atoms 3"]:
-    """Compute the mean of frames that are superposed on it.
-
-    Args:
-        moving: Frames of one or several recordings, Å.
-        masses: Weights of the superposition.
-
-    Returns:
-        In float64, in the pose of the first frame with the centre of mass at the origin; found by
-        superposing and averaging until it moves by less than 1e-6 Å.
-
-    Raises:
-        InputError: It does not settle: the shape changes too much to have a mean pose.
-    """
-    first = moving[0][0].double()
-    mean = first - centre(first, masses)
-    count = sum(len(frames) for frames in moving)
-    for _ in range(_ITERATIONS):
-        before, mean = mean, torch.zeros_like(mean)
-        for frames in moving:
-            rotation, translation = superposition(frames.double(), before, masses)
-            turned = frames.double() @ rotation.mT + translation.unsqueeze(-2)
-            mean = mean + turned.sum(dim=0) / count
-        if float((mean - before).norm(dim=1).max()) < _STEADY:
-            return mean
-    raise InputError(f"no mean structure was found in {_ITERATIONS} rounds of superposition")
-
-
-def aligned(
-    frames: RecordedFrames, reference: Float[Tensor, "atoms 3"], masses: Float[Tensor, " atoms"]
-) -> RecordedFrames:
-    r"""Superpose every frame on a reference and turn the velocities into those of what results.
-
-    .. math::
-        x' = R(x - \bar x) + \bar y, \qquad v' = R(v - \bar v) + \Omega \times (x' - \bar y), \qquad
-        \sum_a m_a \left[ (x'_a \cdot y_a) I - x'_a y_a^T \right] \Omega
-            = \sum_a m_a\, R(v_a - \bar v) \times y_a
-
-    (in the second equation from the common centre). Turning alone would not do: R changes from
-    frame to frame, and v' is the exact rate of change of x', because x' stays superposed:
-    :math:`\sum m\, x' \times y = 0` at all times. Where x' is near y, Ω is minus the angular
-    velocity.
-
-    Args:
-        frames: One molecule, whole; a box is left out, for it would turn with the frames.
-        reference: y, Å.
-        masses: m, u.
-
-    Returns:
-        The frames in the pose of ``reference``, float64.
-
-    Source: Eckart, Phys. Rev. 47, 552 (1935), for the condition; Kabsch for R.
-    """
-    positions = frames.positions.double()
-    rotation, translation = superposition(positions, reference, masses)
-    moved = positions @ rotation.mT + translation.unsqueeze(-2)
-    velocities = frames.velocities
-    if velocities is not None:
-        middle = centre(reference, masses)
-        x, y = moved[: len(velocities)] - middle, reference - middle
-        v = velocities.double()
-        turned = (v - centre(v, masses).unsqueeze(-2)) @ rotation[: len(v)].mT
-        weighted = y * masses.unsqueeze(-1)
-        outer = torch.einsum("fai,aj->fij", x, weighted)
-        trace = outer.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-        inertia = trace[:, None, None] * torch.eye(3, dtype=v.dtype, device=v.device) - outer
-        torque = torch.linalg.cross(turned, weighted.expand_as(turned)).sum(dim=1)
-        turning = (torch.linalg.pinv(inertia) @ torque.unsqueeze(-1)).squeeze(-1)
-        velocities = turned + torch.linalg.cross(turning.unsqueeze(1).expand_as(x), x)
-    notices = frames.notices
-    if frames.box is not None:
-        message = "the box was left out: it would turn with the molecule"
-        notices = (*notices, Notice(code="box-dropped", message=message))
-    return replace(frames, positions=moved, velocities=velocities, box=None, notices=notices)
-
-
-def centred(frames: RecordedFrames, masses: Float[Tensor, " atoms"]) -> RecordedFrames:
-    """Take the motion of the common centre of mass away: it stays where the first frame has it."""
-    middle = centre(frames.positions.double(), masses)
-    positions = frames.positions.double() - (middle - middle[0]).unsqueeze(-2)
-    velocities = frames.velocities
-    if velocities is not None:
-        velocities = velocities.double() - centre(velocities.double(), masses).unsqueeze(-2)
-    return replace(frames, positions=positions, velocities=velocities)
+    return _finished(out, names, system, config, request, reference)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -302,11 +154,12 @@ class _Reading:
     velocities: tuple[Path, ...]
     config: RecordConfig
     system: MolecularSystem
+    fluid: bool
 
     def frames(self, index: int) -> RecordedFrames:
         """Read a trajectory: whole, unwrapped, its centre of mass at rest if asked."""
         path = self.sources[index]
-        if is_archive(path):
+        if self.fluid:
             frames = self._fluid(path)
         else:
             extra = self.velocities[index] if self.velocities else None
@@ -400,43 +253,8 @@ def even_spacing(path: Path, trajectory: Trajectory) -> float:
     return frame_ps
 
 
-def load_velocities(
-    path: Path, structure: Structure
-) -> tuple[Float[Tensor, "known atoms 3"], Float[Tensor, " frames"] | None]:
-    """Load velocities, and potential energies if there are any, that were kept in an archive.
-
-    Args:
-        path: An ``.npz`` archive of ``velocity`` and ``velocity_unit_nm_per_ps``, and maybe
-            ``potential_kj_mol``, for the atoms of the file of ``structure``.
-        structure: Which of those atoms are wanted.
-
-    Returns:
-        Å/ps for the first frames or all; kJ/mol for each frame, or none.
-
-    Raises:
-        InputError: It is no such archive, or one of other atoms.
-    """
-    arrays = read_archive(path)
-    for key in ("velocity", "velocity_unit_nm_per_ps"):
-        if key not in arrays:
-            raise InputError(f"{path}: there is no {key}")
-    counts, unit = arrays["velocity"], arrays["velocity_unit_nm_per_ps"]
-    if counts.ndim != 3 or counts.shape[1:] != (structure.file_atoms, 3) or unit.shape != ():
-        raise InputError(
-            f"{path}: velocity should be frames × {structure.file_atoms} × 3 and its unit one "
-            f"number, found {' × '.join(map(str, counts.shape))}"
-        )
-    velocities = torch.from_numpy(
-        (counts[:, structure.file_index] * (float(unit) * ANGSTROM_PER_NM)).astype(np.float32)
-    )
-    potential = arrays.get("potential_kj_mol")
-    return velocities, None if potential is None else torch.from_numpy(potential.astype(float))
-
-
 def _system(source: Path, topology: Path | None, config: RecordConfig) -> MolecularSystem:
     if topology is None:
-        if not is_archive(source):
-            raise UsageError(f"{source} needs a structure that names its atoms: put it first")
         return load_fluid(source)[0]
     structure = load_structure(
         topology,
@@ -460,6 +278,11 @@ def _check_options(
         raise UsageError("there is no trajectory to record")
     if velocities and topology is None:
         raise UsageError("fluids in fixed point bring their own velocities; leave --velocities out")
+    for key in _OF_A_TOPOLOGY:
+        if topology is None and getattr(config, key) != getattr(RecordConfig(), key):
+            raise UsageError(
+                f"{key} chooses atoms of a topology, and fluids have none; leave it out"
+            )
     if velocities and len(velocities) != len(names):
         raise UsageError(f"{len(velocities)} files of velocities for {len(names)} trajectories")
     for name in config.reference:
@@ -503,6 +326,7 @@ def _finished(
         system.structure, positions=torch.from_numpy(np.array(first, dtype=float)), box=box
     )
     aligned_to = {"weights": "mass", "mean of": list(config.reference or names[:1])}
+    at_rest = config.com == "remove" or config.align == "mean"
     return finish_recordings(
         out,
         replace(system, structure=structure),
@@ -511,7 +335,7 @@ def _finished(
         provenance={
             "origin": "files",
             "licence": config.licence or "not given",
-            "centre of mass": "removed" if config.com == "remove" else "kept",
+            "centre of mass": "at rest" if at_rest else "as recorded",
             "alignment": aligned_to if config.align == "mean" else "none",
         },
         reference=reference,

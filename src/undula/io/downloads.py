@@ -139,6 +139,26 @@ def download(
     )
 
 
+def verify_fetched(folder: Path) -> dict[str, Any]:
+    """Compare a folder that was fetched with its record, ``NAME.json``; return the record.
+
+    Raises:
+        InputError: The record is missing or damaged, or a file is missing or has changed.
+    """
+    record = folder / f"{folder.resolve().name}.json"
+    described = read_json(record)
+    files = described.get("files")
+    if not isinstance(files, dict) or not files:
+        raise InputError(f"{record} names no files")
+    for file, promised in files.items():
+        path = folder / file
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
+        if atomic.sha256(path) != promised:
+            raise InputError(f"{path} has changed since it was fetched")
+    return described
+
+
 def _check_hash(
     path: Path, promised: str | None, what: object, useless: tuple[Path, ...] = ()
 ) -> str:

@@ -53,7 +53,7 @@ STENCIL = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Differences:
-    """Whether differences of positions are velocities, as `undula.data.recorded` found.
+    """Whether differences of positions are velocities, as `undula.data.velocities` found.
 
     Attributes:
         error: Root mean square of what is wrong, as a share of the velocities'.
@@ -107,8 +107,13 @@ class RecordedFrames:
             raise InputError("there should be one box, or one for each frame")
         if self.potential is not None and len(self.potential) != frames:
             raise InputError(f"{frames} frames but {len(self.potential)} potential energies")
-        for what in ("positions", "velocities", "box", "potential"):
-            value = getattr(self, what)
+        numbers = {
+            "positions": self.positions,
+            "velocities": known,
+            "boxes": None if self.box is None else self.box.reshape(-1, 3, 3),
+            "potential energies": self.potential,
+        }
+        for what, value in numbers.items():
             if value is not None and not torch.isfinite(value).all():
                 frame = int((~torch.isfinite(value)).nonzero()[0, 0])
                 raise InputError(f"{what} are not finite, first in frame {frame + 1}")

@@ -8,8 +8,10 @@ r"""The best linear forecast of atoms and the normal distribution around it: wha
 ======================  ====================================================================
 r₀                      position now
 u                       ``drift``: velocity of the system's centre of mass over the window
-x_p                     `terms`: velocity now, mean velocities over the last frames, the way to
-                        the observed mean (all as seen by who moves along with u), and u
+x_p                     `ClimatologyConfig.terms`: velocity now, mean velocities over the last
+                        frames, velocity of the molecule, the ways to its centre, to the bonded
+                        atoms and to the observed mean (all as seen by who moves along with u),
+                        and u
 g_p τ, σ, ρ, c          `Law`: for each chemical kind, at knots spaced evenly in log τ
 h                       number of bonds between two atoms of a molecule
 ======================  ====================================================================
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from math import log10
 from typing import Any
 
@@ -38,8 +41,9 @@ from undula.types import MolecularSystem
 _LEAST_SPREAD = 1e-8
 """Å: where a forecast is exact, so that logarithms exist."""
 
-_USUAL_DRIFT = 1e-3
-"""Å/ps: centres that drift less tell nothing about what drifts mean, and must not seem to."""
+_LEAST_TERM = 1e-3
+"""Å/ps or Å: terms that are smaller in training tell nothing about larger ones, and must not seem
+to: the drift of recordings whose centre of mass is at rest is one of rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,9 @@ class ClimatologyConfig:
         velocity: The velocity now; the difference of the last two frames where none is known.
         earlier: Mean velocities over the last k frames, for each k named here: the rest of a
             short memory. On argon 1 and 2 bring nearly all there is.
+        molecule: Velocity of the molecule's centre of mass, and the way to it: where atoms of a
+            molecule that turns about are soon expected.
+        neighbours: The way to the mean of the atoms it is bonded to.
         mean: The way to the mean of the observed window: large for atoms that are bound in an
             aligned molecule, next to nothing in a liquid.
         drift: The velocity of the centre of mass over the window.
@@ -58,6 +65,8 @@ class ClimatologyConfig:
 
     velocity: bool = True
     earlier: tuple[int, ...] = (1, 2)
+    molecule: bool = True
+    neighbours: bool = True
     mean: bool = True
     drift: bool = True
     hops: int = 8
@@ -74,13 +83,15 @@ class ClimatologyConfig:
         return (
             *(["velocity"] if self.velocity else []),
             *(f"velocity over {frames}" for frames in self.earlier),
+            *(["velocity of the molecule", "centre of the molecule"] if self.molecule else []),
+            *(["neighbours"] if self.neighbours else []),
             *(["mean"] if self.mean else []),
             *(["drift"] if self.drift else []),
         )
 
     def frames_needed(self, known: bool) -> int:
         """Return how many observed frames a forecast takes, with or without velocities."""
-        two = self.drift or (self.velocity and not known)
+        two = self.drift or ((self.velocity or self.molecule) and not known)
         return max([1, 2 if two else 1, *(frames + 1 for frames in self.earlier)])
 
 
@@ -211,11 +222,15 @@ class Climatology:
         lags = lags_ps.to(window.positions)
         response, rate = self._response(law, lags, known)
         spread, correlation, clock = self._distribution(law, lags, known)
-        moved = torch.einsum("atp,pax->tax", response[kinds], terms)
-        speed = torch.einsum("atp,pax->tax", rate[kinds], terms)
+        mean = window.now + drift * lags[:, None, None]
+        velocities = drift.repeat(*mean.shape[:2], 1)
+        for kind in kinds.unique():
+            atoms = (kinds == kind).nonzero().squeeze(-1)
+            mean[:, atoms] += torch.tensordot(response[kind], terms[:, atoms], dims=1)
+            velocities[:, atoms] += torch.tensordot(rate[kind], terms[:, atoms], dims=1)
         return Expectation(
-            mean=window.now + drift * lags[:, None, None] + moved,
-            velocities=drift + speed,
+            mean=mean,
+            velocities=velocities,
             spread=spread[kinds].T,
             correlation=correlation,
             clock=clock[kinds].T,
@@ -398,14 +413,15 @@ def predictors(
     now, step = window.now, window.frame_ps
     drift = _drift(window) if config.drift else now.new_zeros(3)
     terms: list[Tensor] = []
-    if config.velocity and known:
-        if window.velocity_now is None:
-            raise InputError(f"{name}: the velocities now are not known")
-        terms.append(window.velocity_now.to(now) - drift)
-    elif config.velocity:
-        terms.append((now - window.positions[-2]) / step - drift)
+    if config.velocity:
+        terms.append(_velocity(window, known) - drift)
     for back in config.earlier:
         terms.append((now - window.positions[-1 - back]) / (back * step) - drift)
+    if config.molecule:
+        terms.append(_centres(_velocity(window, known), window.system) - drift)
+        terms.append(_centres(now, window.system) - now)
+    if config.neighbours:
+        terms.append(_to_neighbours(now, window.system.bonds))
     if config.mean:
         age = step * (frames - 1) / 2
         terms.append(window.positions.mean(dim=0) + drift * age - now)
@@ -413,6 +429,31 @@ def predictors(
         terms.append(drift.expand_as(now))
     empty = now.new_zeros(0, *now.shape)
     return (torch.stack(terms) if terms else empty), drift
+
+
+def _velocity(window: Window, known: bool) -> Float[Tensor, "atoms 3"]:
+    if not known:
+        return (window.now - window.positions[-2]) / window.frame_ps
+    if window.velocity_now is None:
+        raise InputError(f"{window.system.structure.name}: the velocities now are not known")
+    return window.velocity_now.to(window.now)
+
+
+def _centres(values: Float[Tensor, "atoms 3"], system: MolecularSystem) -> Float[Tensor, "atoms 3"]:
+    """Average over each molecule, weighted by mass, and give every atom its molecule's."""
+    weights = system.masses.to(values)[:, None]
+    both = torch.cat([values * weights, weights], dim=1)
+    total = values.new_zeros(system.molecule_count, 4).index_add_(0, system.molecules, both)
+    return (total[:, :3] / total[:, 3:])[system.molecules]
+
+
+def _to_neighbours(
+    positions: Float[Tensor, "atoms 3"], bonds: Int[Tensor, "2 bonds"]
+) -> Float[Tensor, "atoms 3"]:
+    """Compute the way to the mean of the bonded atoms; 0 for an atom without bonds."""
+    i, j = torch.cat([bonds, bonds.flip(0)], dim=1)
+    total = torch.zeros_like(positions).index_add_(0, i, positions[j] - positions[i])
+    return total / torch.bincount(i, minlength=len(positions)).clamp(min=1)[:, None]
 
 
 def _drift(window: Window) -> Float[Tensor, " 3"]:
@@ -444,9 +485,9 @@ def fit_climatologies(
 ) -> list[Climatology]:
     """Fit linear forecasts that use different things to the same windows, by least squares.
 
-    At every knot and for every kind on its own, over all atoms, axes and windows. The drift's
-    coefficient, which is what remains beyond moving along with it, is held at 0 unless drifts
-    of more than about 0.001 Å/ps show another.
+    At every knot and for every kind on its own, over all atoms, axes and windows. Coefficients of
+    terms that are never larger than about 0.001 Å/ps or Å are held at 0; for the drift, whose
+    coefficient is what remains beyond moving along with it, that is the motion of an observer.
 
     Args:
         examples: Windows of training recordings, read once, all with the same number of frames.
@@ -462,7 +503,7 @@ def fit_climatologies(
         UsageError: There are no windows; knots do not increase from 1 on; windows differ in
             length or time between frames, or only some have velocities.
     """
-    if not knots or knots[0] != 1 or any(b <= a for a, b in zip(knots, knots[1:], strict=False)):
+    if not knots or knots[0] != 1 or any(b <= a for a, b in pairwise(knots)):
         raise UsageError(f"knots should increase from 1 on, not {list(knots)}")
     pieces: list[_Piece] = []
     for example in examples:
@@ -574,16 +615,15 @@ class _Sample:
 
 
 def _law(data: list[_Sample], kinds: int, config: ClimatologyConfig) -> Law:
-    response = _response(data, kinds, config)
+    response = _response(data, kinds)
     knots = data[0].moved.shape[0]
     square = response.new_zeros(kinds, knots)
     product = response.new_zeros(kinds, knots - 1)
-    numbers = response.new_zeros(kinds)
     for sample in data:
         left = _residual(sample, response)
         square.index_add_(0, sample.kinds, left.square().sum(dim=-1).T)
         product.index_add_(0, sample.kinds, (left[1:] * left[:-1]).sum(dim=-1).T)
-        numbers.index_add_(0, sample.kinds, numbers.new_full((len(sample.kinds),), 3.0))
+    numbers = _numbers(data, kinds)
     spread = (square / numbers[:, None]).sqrt().clamp(min=_LEAST_SPREAD)
     together = product / numbers[:, None] / (spread[:, 1:] * spread[:, :-1])
     ticks = -together.clamp(min=1e-6, max=1.0).log()
@@ -595,24 +635,22 @@ def _law(data: list[_Sample], kinds: int, config: ClimatologyConfig) -> Law:
     )
 
 
-def _response(
-    data: list[_Sample], kinds: int, config: ClimatologyConfig
-) -> Float[Tensor, "kinds knots terms"]:
-    """Solve the normal equations of every kind; a term that is always 0 gets the coefficient 0."""
+def _response(data: list[_Sample], kinds: int) -> Float[Tensor, "kinds knots terms"]:
+    r"""Solve :math:`(X X^T + \epsilon^2 n) g = X y` for every kind, with n numbers each."""
     terms, knots = data[0].terms.shape[0], data[0].moved.shape[0]
     gram = data[0].moved.new_zeros(kinds, terms, terms)
     right = data[0].moved.new_zeros(kinds, terms, knots)
-    numbers = gram.new_zeros(kinds)
     for sample in data:
         gram.index_add_(0, sample.kinds, torch.einsum("pax,qax->apq", sample.terms, sample.terms))
         right.index_add_(0, sample.kinds, torch.einsum("pax,kax->apk", sample.terms, sample.moved))
-        numbers.index_add_(0, sample.kinds, numbers.new_full((len(sample.kinds),), 3.0))
-    if config.drift:
-        gram[:, -1, -1] += numbers * _USUAL_DRIFT**2
-    size = gram.diagonal(dim1=1, dim2=2).sqrt()
-    scale = torch.where(size > 0, size, torch.ones_like(size)).unsqueeze(-1)
-    inverse = torch.linalg.pinv(gram / (scale * scale.mT), rtol=1e-10, hermitian=True)
-    return (inverse @ (right / scale) / scale).mT
+    held = _numbers(data, kinds)[:, None] * _LEAST_TERM**2
+    return torch.linalg.solve(gram + torch.diag_embed(held.expand(-1, terms)), right).mT
+
+
+def _numbers(data: list[_Sample], kinds: int) -> Float[Tensor, " kinds"]:
+    """Count the coordinates of each kind."""
+    rows = torch.cat([sample.kinds for sample in data])
+    return 3 * torch.bincount(rows, minlength=kinds).to(data[0].moved)
 
 
 def _residual(

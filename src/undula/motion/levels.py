@@ -21,6 +21,7 @@ steps of the solver and not the output times, filters and neighbours are compute
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log1p
 
 import torch
 from jaxtyping import Float, Int
@@ -74,9 +75,9 @@ def ahead(lags: Float[Tensor, " times"], horizon: int) -> Float[Tensor, "times a
         lags: t, frames.
         horizon: H, frames.
     """
-    place = (AGES - 1) * torch.log1p(lags) / torch.log1p(torch.tensor(float(horizon)))
+    place = (AGES - 1) * torch.log1p(lags) / log1p(horizon)
     centres = torch.arange(AGES, dtype=lags.dtype, device=lags.device)
-    return torch.exp(-(place.to(lags)[:, None] - centres).square() / 2)
+    return torch.exp(-(place[:, None] - centres).square() / 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

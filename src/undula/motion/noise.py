@@ -153,7 +153,7 @@ def restored_bonds(
     pairs: Int[Tensor, "2 pairs"],
     lengths: Float[Tensor, " pairs"],
     masses: Float[Tensor, " atoms"],
-    iterations: int = 20,
+    iterations: int = 40,
 ) -> Float[Tensor, "*many atoms 3"]:
     r"""Move atoms until given distances are right again, light atoms more than heavy ones.
 
@@ -169,8 +169,8 @@ def restored_bonds(
         pairs: Atom indices i and j, such as those of `window_lengths`.
         lengths: l, Å.
         masses: m, u.
-        iterations: Rounds through all pairs. From errors of half a bond, 20 rounds bring water
-            to 1e-3 Å.
+        iterations: Rounds through all pairs. From errors of a third of a bond 20 rounds bring
+            water to 1e-3 Å, 40 alanine dipeptide, whose angles hang together, to 5e-3 Å.
 
     Source: Müller et al., J. Vis. Commun. Image R. 18, 109 (2007), eqs. 10 and 11, as in SHAKE.
     """

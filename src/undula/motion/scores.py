@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -47,8 +48,14 @@ def physical_error(
     """
     error = forecast - truth
     if box is not None:
-        error = minimum_image(error, box.to(error))
+        error = _nearest_image(error, box)
     return error.square().mean(dim=(-1, -2))
+
+
+def _nearest_image(
+    error: Float[Tensor, "times atoms 3"], box: Float[Tensor, "3 3"]
+) -> Float[Tensor, "times atoms 3"]:
+    return minimum_image(error.reshape(-1, 3), box.to(error)).reshape(error.shape)
 
 
 def wrapped(
@@ -155,11 +162,11 @@ def paper_ranges(
     """
     positions: list[Tensor] = []
     velocities: list[Tensor] = []
-    for place, velocity, box in observed:
+    for place, speed, box in observed:
         inside = place if box is None else wrapped(place, system, box)
         positions.append(torch.stack(inside.aminmax()))
-        if velocity is not None:
-            velocities.append(torch.stack(velocity.aminmax()))
+        if speed is not None:
+            velocities.append(torch.stack(speed.aminmax()))
     if not positions or (velocities and len(velocities) < len(positions)):
         raise UsageError(
             f"ranges need recordings, with velocities in all or in none: there are "
@@ -220,7 +227,7 @@ def paper_error(
     """
     error = forecast.positions - truth.positions
     if box is not None and images == "nearest":
-        error = minimum_image(error, box.to(error))
+        error = _nearest_image(error, box)
     elif box is not None:
         error = wrapped(forecast.positions, system, box) - wrapped(truth.positions, system, box)
     features = [error * 2 / (ranges.position[1] - ranges.position[0])]
@@ -279,7 +286,7 @@ def horizon_bins(horizon: int) -> list[HorizonBin]:
         edges += [scale, 2 * scale, 5 * scale]
         scale *= 10
     kept = [edge for edge in edges if edge < horizon] + [horizon]
-    return [HorizonBin(first=a + 1, last=b) for a, b in zip(kept, kept[1:], strict=False)]
+    return [HorizonBin(first=a + 1, last=b) for a, b in pairwise(kept)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +386,7 @@ def crps_normal(
 
 
 def crps_samples(
-    samples: Float[Tensor, "samples *many"], truth: Float[Tensor, "*many"]
+    samples: Float[Tensor, " samples *many"], truth: Float[Tensor, "*many"]
 ) -> Float[Tensor, "*many"]:
     r"""Compute the continuous ranked probability score of samples, whatever their number.
 
@@ -459,7 +466,7 @@ def normal_pit(
 
 
 def sample_pit(
-    samples: Float[Tensor, "samples *many"], truth: Float[Tensor, "*many"]
+    samples: Float[Tensor, " samples *many"], truth: Float[Tensor, "*many"]
 ) -> Int[Tensor, " samples+1"]:
     """Count below how many samples the truth lies: even if it could be one of them."""
     return torch.bincount((samples < truth).sum(dim=0).flatten(), minlength=len(samples) + 1)

@@ -36,12 +36,9 @@ class AtomGraph:
 
     def __post_init__(self) -> None:
         count = self.pairs.shape[1]
-        if self.vectors.shape != (count, 3):
-            raise InputError(
-                f"{count} pairs of atoms need as many vectors, not {self.vectors.shape}"
-            )
-        if self.kinds is not None and self.kinds.shape != (count,):
-            raise InputError(f"{count} pairs of atoms need as many kinds, not {len(self.kinds)}")
+        lengths = {count, len(self.vectors), count if self.kinds is None else len(self.kinds)}
+        if len(lengths) > 1:
+            raise InputError(f"{count} pairs of atoms need as many vectors and kinds")
         if self.vectors.requires_grad:
             raise InputError("vectors of an atom graph have no derivative; detach them")
         if count == 0:

@@ -8,9 +8,8 @@ r"""EGNN: scalars and vectors on atoms, exchanged by a network of each pair.
 
 ==========  ==========================================================================
 s, v        ``scalars`` [atoms, F] and ``vectors`` [atoms, 3, F], as in `undula.nn.painn`
-r, c        `undula.nn.radial.gaussian_basis`, `undula.nn.radial.cosine_cutoff`
+C r, c      ``Layer.radial``, `undula.nn.radial.RadialNetwork`, and its window
 A, B        ``Layer.ends``: applied to atoms, before pairs are made
-C           ``Layer.radial``, with a bias; one matrix for each kind of pair
 P, U, V     ``Layer.mix``
 W_2         ``Layer.pair``
 D           ``Layer.along``: applied to atoms, after the sum over pairs
@@ -28,7 +27,7 @@ a sum over pairs is applied to atoms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import cast
 
@@ -39,8 +38,8 @@ from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
-from undula.nn.painn import LEAST, Norm, check_kinds, drawn_linear, through
-from undula.nn.radial import cosine_cutoff, gaussian_basis
+from undula.nn.painn import LEAST, Norm, check_kinds, drawn_linear, pair_weights, through
+from undula.nn.radial import RadialConfig, RadialNetwork, cosine_cutoff
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,26 +49,25 @@ class EGNNConfig:
     Attributes:
         features: F, channels of scalars and of vectors.
         layers: How often atoms hear their neighbours.
-        window: Where pairs have faded, Å: the cutoff of the pairs.
-        centres: Gaussians of the distance.
+        radial: How distances enter; its window is the cutoff of the pairs, Å.
         pair_kinds: How many kinds of pairs there are, such as 2 for neighbours and bonds.
         neighbours: Typical number of neighbours; sums over them are divided by its root.
     """
 
     features: int = 64
     layers: int = 2
-    window: float = 7.5
-    centres: int = 20
+    radial: RadialConfig = field(
+        default_factory=lambda: RadialConfig(window=7.5, centres=20, knots=512)
+    )
     pair_kinds: int = 1
     neighbours: float = 24.0
 
     def __post_init__(self) -> None:
-        for name, least in (("features", 1), ("layers", 1), ("pair_kinds", 1), ("centres", 2)):
-            if getattr(self, name) < least:
-                raise UsageError(f"egnn.{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("window", "neighbours"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise UsageError(f"egnn.{name} must be positive, not {getattr(self, name)}")
+        for name in ("features", "layers", "pair_kinds"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"egnn.{name} must be at least 1, not {getattr(self, name)}")
+        if not (isfinite(self.neighbours) and self.neighbours > 0):
+            raise UsageError(f"egnn.neighbours must be positive, not {self.neighbours}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +77,7 @@ class PairTerms:
     Attributes:
         graph: The graph.
         fading: c, from 1 to 0 at the window, divided by the root of the neighbours.
-        layers: C r with its bias for each pair, in each layer.
+        layers: C r for each pair, in each layer.
     """
 
     graph: AtomGraph
@@ -109,11 +107,13 @@ class EGNN(nn.Module):
             UsageError: A pair has a kind that the configuration does not know.
         """
         check_kinds(graph, self.config.pair_kinds)
-        form = self.config
-        basis = gaussian_basis(graph.distances, form.centres, form.window)
-        fading = cosine_cutoff(graph.distances, form.window) * form.neighbours**-0.5
-        layers = cast("list[Layer]", self.layers)
-        return PairTerms(graph, fading, tuple(layer.radial(basis, graph) for layer in layers))
+        layers, count = cast("list[Layer]", self.layers), self.config.pair_kinds
+        fading = cosine_cutoff(graph.distances, self.config.radial.window)
+        return PairTerms(
+            graph,
+            fading * self.config.neighbours**-0.5,
+            tuple(pair_weights(layer.radial, graph, count).of_pairs() for layer in layers),
+        )
 
     def forward(
         self,
@@ -136,24 +136,6 @@ class EGNN(nn.Module):
         return scalars, vectors
 
 
-class Radial(nn.Module):
-    """A linear layer of the distance, one for each kind of pair."""
-
-    def __init__(self, config: EGNNConfig, generator: torch.Generator) -> None:
-        super().__init__()
-        self.kinds = config.pair_kinds
-        self.layer = drawn_linear(config.centres, config.features * self.kinds, generator)
-
-    def forward(
-        self, basis: Float[Tensor, "pairs centres"], graph: AtomGraph
-    ) -> Float[Tensor, "pairs features"]:
-        """Apply the layer of each pair's kind."""
-        made = through(self.layer, basis).unflatten(1, (self.kinds, -1))
-        if graph.kinds is None:
-            return made[:, 0]
-        return made.take_along_dim(graph.kinds[:, None, None], dim=1)[:, 0]
-
-
 class Layer(nn.Module):
     """One exchange between neighbours."""
 
@@ -161,7 +143,7 @@ class Layer(nn.Module):
         super().__init__()
         width = config.features
         self.norm = Norm(width)
-        self.radial = Radial(config, generator)
+        self.radial = RadialNetwork(config.radial, width * config.pair_kinds, generator)
         self.ends = drawn_linear(width, 2 * width, generator, bias=False)
         self.mix = drawn_linear(width, 3 * width, generator, bias=False)
         self.pair = drawn_linear(width, width, generator)

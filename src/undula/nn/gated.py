@@ -42,12 +42,14 @@ class Gated(nn.Module):
     r"""Mix scalars with lengths, and vectors among themselves, opened or closed by scalars.
 
     .. math::
-        h = \phi(W_1 [s; \lVert V \mathbf{v} \rVert] + b_1), \qquad
+        h = \phi(W_1 \, \mathrm{LN}[s; \lVert V \mathbf{v} \rVert] + b_1), \qquad
         s' = W_2 h + b_2, \qquad
         \mathbf{v}' = (W_3 h + b_3) \circ U \mathbf{v}
 
     Vectors are only scaled and added, never multiplied with each other, so that they stay true
-    vectors: turned and mirrored inputs give turned and mirrored outputs.
+    vectors: turned and mirrored inputs give turned and mirrored outputs. Gates see normalised
+    numbers, so that long vectors are not multiplied by something that grows with their length:
+    as a part of a differential equation that would run away.
 
     Args:
         scalars: Scalar inputs.
@@ -58,7 +60,8 @@ class Gated(nn.Module):
         generator: Draws the weights.
         gain: Spread of the outputs at the start; 0 for outputs that start at 0.
 
-    Source: Schütt et al., PaiNN (ICML 2021), the gated equivariant block.
+    Source: Schütt et al., PaiNN (ICML 2021), the gated equivariant block. Differs from it: the
+    normalisation LN, without weights of its own.
     """
 
     def __init__(
@@ -86,5 +89,5 @@ class Gated(nn.Module):
     ) -> tuple[Float[Tensor, "*rows c"], Float[Tensor, "*rows 3 d"]]:
         """Return scalars and vectors, one row for each row given."""
         seen = torch.cat([scalars, lengths(self.measured(vectors))], dim=-1)
-        hidden = functional.silu(self.enter(seen))
+        hidden = functional.silu(self.enter(functional.layer_norm(seen, seen.shape[-1:])))
         return self.leave(hidden), self.gates(hidden).unsqueeze(-2) * self.mixed(vectors)

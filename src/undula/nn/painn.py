@@ -61,7 +61,7 @@ _PAIRS_PER_THREAD = 8192
 """Below this a second thread costs more than it saves."""
 
 LEAST = 1e-5
-"""What is added to a mean square before a root or a division."""
+"""What is added to a square before its root, which has no slope at 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,6 @@ class PaiNNConfig:
         radial: Form of the weights W; its window is the cutoff of the pairs, Å.
         pair_kinds: How many kinds of pairs there are, such as 2 for neighbours and bonds.
         neighbours: Typical number of neighbours; sums over them are divided by its root.
-        normalise: Whether scalars and vectors are normalised before each step. The sums that
-            they are added to are not, so sizes are kept.
     """
 
     features: int = 64
@@ -85,7 +83,6 @@ class PaiNNConfig:
     )
     pair_kinds: int = 1
     neighbours: float = 24.0
-    normalise: bool = True
 
     def __post_init__(self) -> None:
         for name in ("features", "layers", "pair_kinds"):
@@ -175,13 +172,13 @@ class PaiNN(nn.Module):
 
 
 class Norm(nn.Module):
-    r"""Bring scalars and vectors of each atom to a mean square of 1.
+    r"""Keep the features of each atom from growing.
 
     .. math::
-        s' = \mathrm{LN}(s), \qquad v'_{kc} = v_{kc} \Big/ \sqrt{\epsilon + \overline{v_{kc}^2}}
+        s' = \mathrm{LN}(s), \qquad v'_{kc} = v_{kc} \Big/ \sqrt{1 + \overline{v_{kc}^2}}
 
-    with the mean over components and channels: a number for each atom, which does not change
-    when the vectors are turned; vectors of 0 stay 0.
+    with the mean over components and channels, which does not change when the vectors are
+    turned. Short vectors stay as they are, so a slow atom differs from a fast one.
     """
 
     def __init__(self, features: int) -> None:
@@ -194,7 +191,7 @@ class Norm(nn.Module):
         vectors: Float[Tensor, "atoms 3 features"],
     ) -> tuple[Float[Tensor, "atoms features"], Float[Tensor, "atoms 3 features"]]:
         """Normalise each atom."""
-        size = (vectors.square().mean(dim=(1, 2), keepdim=True) + LEAST).rsqrt()
+        size = (vectors.square().mean(dim=(1, 2), keepdim=True) + 1).rsqrt()
         return self.scalars(scalars), vectors * size
 
 
@@ -205,18 +202,15 @@ class Message(nn.Module):
         super().__init__()
         width = config.features
         self.pair_kinds, self.share = config.pair_kinds, config.neighbours**-0.5
-        self.norm = Norm(width) if config.normalise else None
+        self.norm = Norm(width)
         self.inner = drawn_linear(width, width, generator)
         self.outer = drawn_linear(width, 3 * width, generator)
         self.radial = RadialNetwork(config.radial, 3 * width * config.pair_kinds, generator)
 
     def weights(self, graph: AtomGraph) -> RadialWeights:
-        """Compute the weights of the pairs, 3 F each: the rows of the kinds one after another."""
-        rows, lower, part = self.radial.weights(graph.distances)
-        each = rows.unflatten(1, (self.pair_kinds, -1)).transpose(0, 1)
-        if graph.kinds is not None:
-            lower = lower + graph.kinds * len(rows)
-        return RadialWeights(each.flatten(0, 1) * self.share, lower, part)
+        """Compute the weights W of the pairs, 3 F each."""
+        rows, lower, part = pair_weights(self.radial, graph, self.pair_kinds)
+        return RadialWeights(rows * self.share, lower, part)
 
     def forward(
         self,
@@ -226,7 +220,7 @@ class Message(nn.Module):
         weights: Float[Tensor, "pairs weights"] | RadialWeights,
     ) -> tuple[Float[Tensor, "atoms features"], Float[Tensor, "atoms 3 features"]]:
         """Return the features with all messages added."""
-        own, carried = (scalars, vectors) if self.norm is None else self.norm(scalars, vectors)
+        own, carried = self.norm(scalars, vectors)
         features = through(self.outer, functional.silu(through(self.inner, own)))
         by_scalars, by_vectors = neighbour_sums(features, carried, graph, weights)
         return scalars + by_scalars, vectors + by_vectors
@@ -238,7 +232,7 @@ class Update(nn.Module):
     def __init__(self, config: PaiNNConfig, generator: torch.Generator) -> None:
         super().__init__()
         width = config.features
-        self.norm = Norm(width) if config.normalise else None
+        self.norm = Norm(width)
         self.mix = drawn_linear(width, 2 * width, generator, bias=False)
         self.inner = drawn_linear(2 * width, width, generator)
         self.outer = drawn_linear(width, 3 * width, generator)
@@ -249,7 +243,7 @@ class Update(nn.Module):
         vectors: Float[Tensor, "atoms 3 features"],
     ) -> tuple[Float[Tensor, "atoms features"], Float[Tensor, "atoms 3 features"]]:
         """Return the changed features."""
-        own, carried = (scalars, vectors) if self.norm is None else self.norm(scalars, vectors)
+        own, carried = self.norm(scalars, vectors)
         mixed = through(self.mix, carried.flatten(0, 1)).unflatten(0, (-1, 3))
         u, v = mixed.chunk(2, dim=2)
         length = (v.square().sum(dim=1) + LEAST).sqrt()
@@ -267,6 +261,23 @@ def check_kinds(graph: AtomGraph, known: int) -> None:
     kinds = graph.kinds
     if kinds is not None and bool(((kinds < 0) | (kinds >= known)).any()):
         raise UsageError(f"the network knows {known} kinds of pairs, 0 to {known - 1}")
+
+
+def pair_weights(radial: RadialNetwork, graph: AtomGraph, kinds: int) -> RadialWeights:
+    """Compute weights from the distance and the kind of each pair.
+
+    Args:
+        radial: Its outputs are those of the first kind of pair, of the second, and so on.
+        graph: Distances and kinds.
+        kinds: How many there are.
+
+    Returns:
+        Weights of one kind; the rows of the table are those of one kind after the other.
+    """
+    rows, lower, part = radial.weights(graph.distances)
+    if graph.kinds is not None:
+        lower = lower + graph.kinds * len(rows)
+    return RadialWeights(rows.unflatten(1, (kinds, -1)).transpose(0, 1).flatten(0, 1), lower, part)
 
 
 def drawn_linear(
@@ -371,11 +382,12 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_scalars: Tensor, by_vectors: Tensor) -> tuple[Tensor | None, ...]:
-        given = _arrays(ctx.graph, *ctx.saved_tensors)
+        saved = ctx.saved_tensors
+        given = _arrays(ctx.graph, *saved)
         arriving = (by_scalars.contiguous().numpy(), by_vectors.contiguous().numpy())
 
         def work(first: int, last: int) -> tuple[Tensor, ...]:
-            made = tuple(torch.zeros(one.shape, dtype=one.dtype) for one in ctx.saved_tensors[:3])
+            made = tuple(torch.zeros(one.shape, dtype=one.dtype) for one in saved[:3])
             add_derivatives(first, last, *given, *arriving, *(one.numpy() for one in made))
             return made
 

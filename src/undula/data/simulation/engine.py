@@ -123,8 +123,9 @@ class Engine:
     def frames(self, checkpoint: bytes, count: int, trajectory: int, first: int) -> Stretch:
         """Simulate the frames that follow a checkpoint, the one at its own time included.
 
-        OpenMM's integrators keep velocities half a step before positions; those recorded are the
-        mean of the two half steps around the frame, as in velocity Verlet.
+        OpenMM's integrators keep velocities half a step before positions. With Nosé–Hoover those
+        recorded are the mean of the two half steps around the frame, as in velocity Verlet. With
+        Langevin they are OpenMM's own: at steps of 4 fs the mean would be 10 % too cold.
 
         Args:
             checkpoint: Where the first of these frames is.
@@ -136,6 +137,7 @@ class Engine:
             MachineError: The system flies apart, or the checkpoint is of another OpenMM.
         """
         recorded, steps = self.model.recorded, self.config.steps_per_frame
+        langevin = self.config.thermostat == "langevin"
         motion = np.empty((count, 2, len(recorded), 3), dtype=np.float32)
         potential = np.empty(count)
         try:
@@ -148,8 +150,8 @@ class Engine:
                 after = context.getState(velocities=True).getVelocities(asNumpy=True)[recorded]
                 places = state.getPositions(asNumpy=True)[recorded]
                 motion[frame, 0] = places.value_in_unit(unit.angstrom)
-                speed = (before + after).value_in_unit(unit.angstrom / unit.picosecond) / 2
-                motion[frame, 1] = speed
+                speed = before if langevin else (before + after) / 2
+                motion[frame, 1] = speed.value_in_unit(unit.angstrom / unit.picosecond)
                 energy = state.getPotentialEnergy()
                 potential[frame] = energy.value_in_unit(unit.kilojoule_per_mole)
                 context.getIntegrator().step(steps - 1)

@@ -45,12 +45,12 @@ def simulate(
 ) -> Recordings:
     """Simulate trajectories of a system into a folder of recordings; go on after a kill.
 
-    Positions are unwrapped, velocities belong to the time of the positions, every frame has its
-    potential energy. A finished trajectory is kept; of an unfinished one all up to the last
-    checkpoint. On Reference, and on CPU with one thread, the same settings and seed give the same
-    bytes, whether a run was killed or not; on CPU with more threads, CUDA and OpenCL they give
-    other trajectories of the same kind after some picoseconds. Minimised and repaired proteins
-    differ in their last digits from run to run even so.
+    Positions are unwrapped, every frame has its velocities (`Engine.frames` tells of which half
+    step) and its potential energy. A finished trajectory is kept; of an unfinished one all up to
+    the last checkpoint. On Reference, and on CPU with one thread, the same settings and seed give
+    the same bytes, whether a run was killed or not. On CPU with more threads, CUDA and OpenCL they
+    give other trajectories of the same kind, and so does a protein anywhere, because PDBFixer
+    places its hydrogens anew.
 
     ``OUT/NAME.pdb`` is the first frame, for viewers.
 
@@ -195,7 +195,9 @@ def _finish(
             "seed": config.seed,
             "wrapped": config.as_published,
             "centre_of_mass": "drifts" if config.as_published else "at rest",
-            "velocities": "mean of the half steps before and after the frame",
+            "velocities": "of half a step before the frame"
+            if config.thermostat == "langevin"
+            else "mean of the half steps before and after the frame",
             "masses": "as simulated",
         },
     )

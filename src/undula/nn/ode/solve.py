@@ -46,8 +46,6 @@ class SolverConfig:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in ("rk4", "dopri5"):
-            raise UsageError(f'solver.method must be "rk4" or "dopri5", not "{self.method}"')
         if self.steps < 1:
             raise UsageError(f"solver.steps must be at least 1, not {self.steps}")
         if not 0 < self.tolerance < 1:
@@ -67,8 +65,8 @@ class Solution:
         evaluations: How often the right-hand side was called.
     """
 
-    states: tuple[Float[Tensor, "knots rows *shape"], ...]
-    slopes: tuple[Float[Tensor, "knots rows *shape"], ...]
+    states: tuple[Float[Tensor, "knots rows ..."], ...]
+    slopes: tuple[Float[Tensor, "knots rows ..."], ...]
     evaluations: int
 
     @property
@@ -105,26 +103,27 @@ class Solution:
             for states, slopes in zip(self.states, self.slopes, strict=True)
         )
 
-    def at_each(self, times: Float[Tensor, "times rows"]) -> State:
-        """Compute the state at times that each row has for itself, such as each segment's atoms.
+    def of(self, rows: Int[Tensor, " n"], times: Float[Tensor, " n"]) -> State:
+        """Compute the state of some rows, each at a time of its own; see `at`.
 
         Args:
-            times: τ for each row of the state, as often as wanted; see `at`.
+            rows: Which rows of the state, such as segments; any order, any of them repeatedly.
+            times: τ for each.
 
         Returns:
-            For each part of the state its values, time by time.
+            For each part of the state one row for each that was asked for.
         """
-        piece, weights = self._pieces(times.flatten())
-        rows = times.shape[1]
-        low = piece * rows + torch.arange(rows, device=times.device).repeat(len(times))
+        piece, weights = self._pieces(times)
+        count = self.states[0].shape[1]
+        low = piece * count + rows
         return tuple(
             _mixed(
-                states.reshape(states.shape[0] * rows, -1),
-                slopes.reshape(states.shape[0] * rows, -1),
+                states.reshape(states.shape[0] * count, -1),
+                slopes.reshape(states.shape[0] * count, -1),
                 low,
-                low + rows,
+                low + count,
                 weights,
-            ).reshape((len(times), *states.shape[1:]))
+            ).reshape((len(times), *states.shape[2:]))
             for states, slopes in zip(self.states, self.slopes, strict=True)
         )
 

@@ -1,0 +1,111 @@
+"""Velocities of recorded frames: from an archive, or from positions where these show them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undula.data.fluids import read_archive
+from undula.errors import InputError, Notice
+from undula.io.recordings import STENCIL, Differences, RecordedFrames, central_differences
+from undula.types import Structure
+from undula.units import ANGSTROM_PER_NM
+
+LARGEST_ERROR = 0.1
+"""Differences stand for velocities if they are off by at most this share of those known.
+Fourth order at 0.1 ps: argon 0.07, water 0.97 (it librates faster than the sampling)."""
+LARGEST_CHANGE = 0.25
+"""The same where no velocities are known, for the change when every second frame is left out:
+argon 0.19 at 0.1 ps and 0.42 at 0.2 ps (where the error is 0.22), water 0.77. Motion that is
+faster than the sampling and of one frequency only can look slow: nothing in positions tells."""
+
+
+def load_velocities(
+    path: Path, structure: Structure
+) -> tuple[Float[Tensor, "known atoms 3"], Float[Tensor, " frames"] | None]:
+    """Load velocities, and potential energies if there are any, that were kept in an archive.
+
+    Args:
+        path: An ``.npz`` archive of ``velocity`` and ``velocity_unit_nm_per_ps``, and maybe
+            ``potential_kj_mol``, for the atoms of the file of ``structure``.
+        structure: Which of those atoms are wanted.
+
+    Returns:
+        Å/ps for the first frames or all; kJ/mol for each frame, or none.
+
+    Raises:
+        InputError: It is no such archive, or one of other atoms.
+    """
+    arrays = read_archive(path)
+    for key in ("velocity", "velocity_unit_nm_per_ps"):
+        if key not in arrays:
+            raise InputError(f"{path}: there is no {key}")
+    counts, unit = arrays["velocity"], arrays["velocity_unit_nm_per_ps"]
+    if counts.ndim != 3 or counts.shape[1:] != (structure.file_atoms, 3) or unit.shape != ():
+        raise InputError(
+            f"{path}: velocity should be frames × {structure.file_atoms} × 3 and its unit one "
+            f"number, found {' × '.join(map(str, counts.shape))}"
+        )
+    velocities = torch.from_numpy(
+        (counts[:, structure.file_index] * (float(unit) * ANGSTROM_PER_NM)).astype(np.float32)
+    )
+    potential = arrays.get("potential_kj_mol")
+    return velocities, None if potential is None else torch.from_numpy(potential.astype(float))
+
+
+def examined(frames: RecordedFrames) -> RecordedFrames:
+    """Return a recording that says whether differences of its positions are velocities."""
+    found = differences(frames.positions, frames.frame_ps, frames.velocities)
+    known = 0 if frames.velocities is None else len(frames.velocities)
+    if found is None or known == len(frames):
+        return replace(frames, differences=found)
+    what = f"velocities are known for {known} of {len(frames)} frames; differences of positions "
+    if found.by == "velocities":
+        what += f"are off by {found.error:.0%} of them"
+    else:
+        what += f"change by {found.error:.0%} when every second frame is left out"
+    what += " and may judge forecasts of the others" if found.valid else " and are no velocities"
+    code = "velocities-differenced" if found.valid else "differences-refused"
+    notice = Notice(code=code, message=what, count=len(frames) - known)
+    return replace(frames, differences=found, notices=(*frames.notices, notice))
+
+
+def differences(
+    positions: Float[Tensor, "frames atoms 3"],
+    frame_ps: float,
+    velocities: Float[Tensor, "known atoms 3"] | None = None,
+) -> Differences | None:
+    """Find out whether differences of positions to fourth order are velocities.
+
+    Args:
+        positions: Unwrapped, Å.
+        frame_ps: Time between frames, ps.
+        velocities: Of the first frames, Å/ps, where they are known.
+
+    Returns:
+        The root mean square of differences minus velocities as a share of the velocities'; where
+        none are known, that of differences over every second frame minus those over all. None
+        for fewer than five and nine frames.
+    """
+    frames = len(positions)
+    if velocities is not None and min(frames, len(velocities) + STENCIL) > 2 * STENCIL:
+        found = central_differences(positions[: len(velocities) + STENCIL].double(), frame_ps)
+        true = velocities[STENCIL:][: len(found)].double()
+        error = _share(found - true, true)
+        return Differences(error=error, by="velocities", valid=error <= LARGEST_ERROR)
+    if frames > 4 * STENCIL:
+        fine = central_differences(positions.double(), frame_ps)[STENCIL::2]
+        coarse = central_differences(positions[::2].double(), 2 * frame_ps)
+        change = _share(fine[: len(coarse)] - coarse, fine)
+        return Differences(error=change, by="halving", valid=change <= LARGEST_CHANGE)
+    return None
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    size = float(whole.square().mean().sqrt())
+    return float(part.square().mean().sqrt()) / size if size > 0 else 0.0
