@@ -20,7 +20,7 @@ steps of the solver and not the output times, filters and neighbours are compute
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log1p
 
 import torch
@@ -53,7 +53,7 @@ class LevelsConfig:
     horizon: int = 8000
     strides: tuple[int, ...] = (400, 20, 1)
     layers: int = 1
-    solver: SolverConfig = SolverConfig(steps=5)
+    solver: SolverConfig = field(default_factory=lambda: SolverConfig(steps=5))
     segment_chunk: int | None = 4
 
     def __post_init__(self) -> None:

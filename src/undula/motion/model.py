@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -206,7 +207,9 @@ class DoMiNO(nn.Module):
         for level in self.levels:
             starts = plan.starts[level.number]
             solved.append(
-                self._solved(level, state, solved, starts, base.part(place, len(starts)), seen, bonds)
+                self._solved(
+                    level, state, solved, starts, base.part(place, len(starts)), seen, bonds
+                )
             )
             place += len(starts)
         predictions = self._decoded(solved, plan, base.part(place, len(plan.lags)))
@@ -218,7 +221,7 @@ class DoMiNO(nn.Module):
 
     def _solved(
         self,
-        level: Level,
+        number: int,
         state: tuple[Tensor, Tensor],
         coarser: list[Segments],
         starts: Float[Tensor, " segments"],
@@ -227,8 +230,8 @@ class DoMiNO(nn.Module):
         bonds: BondTable | None,
     ) -> Segments:
         """Start and solve all segments of a level, a few at once."""
-        windows, atoms = state[0].shape[:2]
-        if level.number == 0:
+        level = cast(Level, self.levels[number])
+        if number == 0:
             scalars, vectors = (one[None] for one in state)
             where = base.mean
         else:
@@ -247,12 +250,12 @@ class DoMiNO(nn.Module):
             solutions.append(
                 level.solved(scalars[some].flatten(0, 1), vectors[some].flatten(0, 1), graph)
             )
-        length = self.hierarchy.lengths[level.number]
+        length = self.hierarchy.lengths[number]
         return Segments(
             numbers=(starts / length).round().long(),
             solutions=tuple(solutions),
             chunk=chunk,
-            windows=windows,
+            windows=len(state[0]),
         )
 
     def _states(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, log
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undula.errors import InputError, UsageError
 from undula.io.recordings import Recording, Recordings
-from undula.learn.task import ParameterGroup
+from undula.learn.task import ParameterGroup, moved
 from undula.motion.climatology import (
     Climatology,
     ClimatologyConfig,
@@ -22,9 +22,10 @@ from undula.motion.climatology import (
 )
 from undula.motion.encoder import Observation
 from undula.motion.hierarchy import Hierarchy
+from undula.motion.linear import linear_base
 from undula.motion.losses import MotionLossConfig, Truth, motion_loss, surprise
 from undula.motion.model import Base, DoMiNO, MotionModelConfig, Plan, planned
-from undula.motion.observation import Usual, fitted_usual, observation
+from undula.motion.observation import fitted_usual, observation
 from undula.motion.surroundings import bond_table
 from undula.motion.windows import Window
 
@@ -64,7 +65,9 @@ class WindowConfig:
         at_least |= {"validation_windows": 1, "fitted_windows": 1}
         for name, least in at_least.items():
             if getattr(self, name) < least:
-                raise UsageError(f"batch.{name} must be at least {least}, not {getattr(self, name)}")
+                raise UsageError(
+                    f"batch.{name} must be at least {least}, not {getattr(self, name)}"
+                )
         if not 0 <= self.hidden <= 1:
             raise UsageError(f"batch.hidden must be from 0 to 1, not {self.hidden}")
         if not 0 < self.validation < 1:
@@ -110,9 +113,7 @@ def divided(recording: Recording, config: WindowConfig, hierarchy: Hierarchy) ->
             f"velocities, are too few for windows of {config.observed} frames and segments of "
             f"{segment}; lower batch.observed"
         )
-    return Starts(
-        recording, (first, cut - segment), (cut + 1, last), (cut + 1, last + segment + 1)
-    )
+    return Starts(recording, (first, cut - segment), (cut + 1, last), (cut + 1, last + segment + 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -201,7 +202,7 @@ class MotionTask:
             self._checks = list(self._validation_batches())
         totals: dict[str, list[Tensor]] = {}
         for batch in self._checks:
-            batch = _on(batch, device)
+            batch = moved(batch, device)
             outcome = self.model(batch.seen, batch.plan, batch.base, self.bonds, drawn=False)
             times = len(batch.plan.lags)
             base = batch.base.part(len(batch.base.mean) - times, times)
@@ -214,13 +215,15 @@ class MotionTask:
         lags = self._checks[0].plan.lags.to(device)
         sums = {name: torch.cat(some, dim=1).mean(dim=1) for name, some in totals.items()}
         levels = self.model.hierarchy.levels
-        measures = {f"surprise_{n}": float(sums[f"surprise_{n}"].detach().mean()) for n in range(levels)}
+        measures = {
+            f"surprise_{n}": float(sums[f"surprise_{n}"].detach().mean()) for n in range(levels)
+        }
         measures["surprise"] = measures[f"surprise_{levels - 1}"]
         for name, low, high in (("near", 2, 10), ("middle", 11, 100), ("far", 101, 10**9)):
             chosen = (lags >= low) & (lags <= high)
             if chosen.any():
                 part = sums["error"][chosen] / sums["linear"][chosen]
-                measures[f"skill_{name}"] = 1 - float(part.mean())
+                measures[f"skill_{name}"] = 1 - float(part.detach().mean())
         return measures
 
     def _drawn_lags(self, reach: int, generator: torch.Generator) -> Float[Tensor, " times"]:
@@ -301,24 +304,6 @@ class MotionTask:
         return fit_climatology(examples, knot_frames(hierarchy.horizon), ClimatologyConfig())
 
 
-def linear_base(
-    windows: Sequence[Window],
-    plan: Plan,
-    climatology: Climatology,
-    usual: Usual,
-    kinds: Int[Tensor, " atoms"],
-) -> Base:
-    """Compute the linear forecast of some windows at all lags of a plan."""
-    lags_ps = plan.all_lags * climatology.frame_ps
-    expected = [climatology.expected(window, lags_ps) for window in windows]
-    return Base(
-        mean=torch.stack([one.mean for one in expected], dim=1),
-        spread=torch.stack([one.spread for one in expected], dim=1),
-        velocities=torch.stack([one.velocities for one in expected], dim=1),
-        speed=usual.speed.to(expected[0].mean)[kinds],
-    )
-
-
 def _truth(
     pairs: Sequence[tuple[Starts, int]], lags: Int[Tensor, " times"], *, barred: bool
 ) -> Truth:
@@ -369,9 +354,3 @@ def _early(reach: int, generator: torch.Generator) -> int:
     """Draw a whole number from 1 to a reach, evenly in the logarithm."""
     place = float(torch.rand((), generator=generator))
     return min(reach, max(1, round(exp(place * log(reach + 0.5)))))
-
-
-def _on(batch: MotionBatch, device: torch.device) -> MotionBatch:
-    from undula.learn.task import moved
-
-    return replace(moved(batch, device))

@@ -261,6 +261,33 @@ def test_a_protein_gets_its_hydrogens_and_is_simulated(peptide, tmp_path):
     assert open_recordings(tmp_path / "out").provenance["forces"].startswith("AMBER99SB-ILDN, OBC")
 
 
+@pytest.mark.parametrize("solvent", ["implicit", pytest.param("explicit", marks=pytest.mark.slow)])
+def test_a_killed_protein_goes_on_with_the_same_hydrogens_and_waters(solvent, peptide, tmp_path):
+    config = replace(
+        preset(str(peptide), "tiny", solvent=solvent),
+        frames=2,
+        checkpoint_frames=1,
+        every_ps=0.008,
+        trajectories=1,
+        equilibration_ps=0.04,
+        platform="CPU",
+    )
+
+    def die(line):
+        if " 1 of 2 frames" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(config, tmp_path / "out", structure=peptide, say=die)
+    kept = tmp_path / "out" / "six_0.unfinished" / "motion-00000000.npy"
+    first = np.load(kept)[0, 0]
+    made = simulate(config, tmp_path / "out", structure=peptide)
+    np.testing.assert_array_equal(made.recordings[0].positions[0], first)
+    step = made.recordings[0].positions[1] - made.recordings[0].positions[0]
+    assert 0 < np.abs(step).max() < 1.0
+    assert not list((tmp_path / "out").glob("*.unfinished"))
+
+
 def test_a_system_and_a_structure_must_fit_each_other(peptide, tmp_path):
     with pytest.raises(UsageError, match="a protein needs a structure"):
         simulate(quick(), tmp_path / "out", structure=peptide)

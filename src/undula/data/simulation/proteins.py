@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
 from openmm import app, unit
 from pdbfixer import PDBFixer
 
+from undula import atomic
 from undula.data.simulation.models import CUTOFF_NM, Model
 from undula.data.simulation.settings import SimulateConfig, recording_stem
 from undula.errors import InputError
+from undula.io.datasets import read_json
 
 FRICTION_PER_PS = {"implicit": 5.0, "explicit": 1.0}
 _PADDING_NM = 0.9
@@ -83,22 +86,69 @@ def protein_system(
     return system
 
 
-def protein(path: Path, config: SimulateConfig) -> Model:
-    """Build a protein from a structure file; water and ions are not recorded.
+def protein(path: Path, config: SimulateConfig, folder: Path) -> Model:
+    """Build a protein from a structure file, once; water and ions are not recorded.
+
+    PDBFixer and the solvation put hydrogens and waters elsewhere each time, and not always as
+    many. So what was built is kept in a folder, and read from there by a run that goes on.
+
+    Args:
+        path: The structure file.
+        config: Solvent and temperature.
+        folder: Where the built system is kept.
 
     Raises:
         InputError: The file cannot serve.
     """
-    modeller = repaired(path)
-    kept = modeller.topology.getNumAtoms()
-    system = protein_system(modeller, config.solvent, config.temperature_k)
-    places = np.array(modeller.positions.value_in_unit(unit.nanometer), dtype=np.float64)
+    if not (folder / "start.npy").exists():
+        modeller = repaired(path)
+        kept = modeller.topology.getNumAtoms()
+        system = protein_system(modeller, config.solvent, config.temperature_k)
+        atomic.write_json(folder / "topology.json", _described(modeller.topology) | {"kept": kept})
+        atomic.write(folder / "system.xml", openmm.XmlSerializer.serialize(system))
+        places = modeller.positions.value_in_unit(unit.nanometer)
+        atomic.write_array(folder / "start.npy", np.array(places, dtype=np.float64))
+    described = read_json(folder / "topology.json")
+    start = np.load(folder / "start.npy")
     return Model(
         name=recording_stem(path),
-        topology=modeller.topology,
-        system=system,
-        start=lambda _: places,
-        recorded=np.arange(kept),
+        topology=_topology(described),
+        system=openmm.XmlSerializer.deserialize((folder / "system.xml").read_text()),
+        start=lambda _: start,
+        recorded=np.arange(described["kept"]),
         periodic=False,
         forces=_FORCES[config.solvent],
     )
+
+
+def _described(topology: app.Topology) -> dict[str, Any]:
+    """Return chains, residues, atoms and bonds as plain values."""
+    return {
+        "chains": [chain.id for chain in topology.chains()],
+        "residues": [
+            [residue.name, residue.id, residue.insertionCode, residue.chain.index]
+            for residue in topology.residues()
+        ],
+        "atoms": [
+            [atom.name, atom.element and atom.element.symbol, atom.residue.index]
+            for atom in topology.atoms()
+        ],
+        "bonds": [[bond[0].index, bond[1].index] for bond in topology.bonds()],
+    }
+
+
+def _topology(described: dict[str, Any]) -> app.Topology:
+    """Return what `_described` described."""
+    topology = app.Topology()
+    chains = [topology.addChain(name) for name in described["chains"]]
+    residues = [
+        topology.addResidue(name, chains[chain], number, code)
+        for name, number, code, chain in described["residues"]
+    ]
+    atoms = [
+        topology.addAtom(name, symbol and app.Element.getBySymbol(symbol), residues[residue])
+        for name, symbol, residue in described["atoms"]
+    ]
+    for i, j in described["bonds"]:
+        topology.addBond(atoms[i], atoms[j])
+    return topology

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from undula.data.simulation.engine import Engine
     from undula.data.simulation.models import Model
 
+BUILT = "built.unfinished"
+"""Where a protein's built system is kept until all its trajectories are there."""
 LICENCE = "made by you with undula simulate; no one else's data"
 
 
@@ -49,8 +51,8 @@ def simulate(
     step) and its potential energy. A finished trajectory is kept; of an unfinished one all up to
     the last checkpoint. On Reference, and on CPU with one thread, the same settings and seed give
     the same bytes, whether a run was killed or not. On CPU with more threads, CUDA and OpenCL they
-    give other trajectories of the same kind, and so does a protein anywhere, because PDBFixer
-    places its hydrogens anew.
+    give other trajectories of the same kind, and so does a protein anywhere when all of it is
+    done again, because PDBFixer places its hydrogens anew.
 
     ``OUT/NAME.pdb`` is the first frame, for viewers.
 
@@ -85,13 +87,14 @@ def simulate(
         say(f"{out} is complete")
         made = open_recordings(out)
     else:
-        engine = Engine(_model(config, structure), config, platform)
+        engine = Engine(_model(config, structure, out), config, platform)
         for number, name in enumerate(names):
             if is_recorded(out, name):
                 say(f"{name}: already there")
             else:
                 _run(engine, out, name, number, say)
         made = _finish(engine.model, config, out, names, request)
+        shutil.rmtree(out / BUILT, ignore_errors=True)
     if xtc:
         from undula.data.simulation.viewing import write_xtc
 
@@ -100,13 +103,13 @@ def simulate(
     return made
 
 
-def _model(config: SimulateConfig, structure: Path | None) -> Model:
+def _model(config: SimulateConfig, structure: Path | None, out: Path) -> Model:
     from undula.data.simulation import models
 
     if structure is not None:
         from undula.data.simulation.proteins import protein
 
-        return protein(structure, config)
+        return protein(structure, config, out / BUILT)
     build = {
         "argon": models.argon,
         "tip3p": models.water,

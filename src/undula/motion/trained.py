@@ -1,0 +1,289 @@
+"""A trained DoMiNO as one file: a forecaster of atoms like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undula.data.poses import aligned
+from undula.errors import InputError, UsageError
+from undula.geometry.frames import superposition
+from undula.io.recordings import RecordedFrames
+from undula.learn.checkpoint import load_into, load_weights, save_weights
+from undula.motion.climatology import Climatology
+from undula.motion.decoder import DecoderConfig
+from undula.motion.encoder import EncoderConfig
+from undula.motion.levels import LevelsConfig
+from undula.motion.linear import linear_base
+from undula.motion.model import DoMiNO, MotionModelConfig, Outcome, planned
+from undula.motion.noise import climatological_noise, restored_bonds, window_lengths
+from undula.motion.observation import Usual, observation
+from undula.motion.surroundings import bond_table
+from undula.motion.windows import AtomForecast, Window
+from undula.nn.ode.solve import SolverConfig
+
+KIND = "motion"
+WEIGHTS = "weights.safetensors"
+TIMES_AT_ONCE = 64
+"""Times that are forecast together on a CPU; longer lists are done in parts."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedMotion:
+    """DoMiNO ready to forecast windows of the systems it was trained on.
+
+    Attributes:
+        model: The network.
+        climatology: The linear forecast it builds on.
+        usual: Its units.
+        reference: What frames were superposed on in training, Å; none if they were not.
+        provenance: What it was trained on and how, for the model card.
+        name: In tables.
+        level: Decode at this level and no finer; the finest by default.
+    """
+
+    model: DoMiNO
+    climatology: Climatology
+    usual: Usual
+    reference: Float[Tensor, "atoms 3"] | None
+    provenance: dict[str, Any]
+    name: str = "DoMiNO"
+    level: int = -1
+
+    @property
+    def horizon_ps(self) -> float:
+        """How far it reaches, ps."""
+        return self.model.hierarchy.horizon * self.climatology.frame_ps
+
+    def at_level(self, level: int) -> TrainedMotion:
+        """Return the forecaster that decodes the coarsest levels up to one, without retraining."""
+        if not 0 <= level < self.model.hierarchy.levels:
+            raise UsageError(f"there are {self.model.hierarchy.levels} levels; {level} is none")
+        return replace(self, level=level, name=f"{self.name}, decoded at level {level}")
+
+    def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> AtomForecast:
+        """Forecast the mean, its spread and the velocities.
+
+        Args:
+            window: At least as long as the youngest frame it looks at; of longer ones it takes
+                the last frames. Turned, shifted and mirrored windows give the turned, shifted
+                and mirrored forecast.
+            lags_ps: Times after now, ps, within the horizon.
+
+        Raises:
+            InputError: The atoms are of other kinds or the frames farther apart than in
+                training, or the window is too short.
+            UsageError: A time lies beyond the horizon.
+        """
+        posed, turn, shift = self._posed(window)
+        parts = [
+            self._outcome(posed, lags).predictions[self.level] for lags in self._parts(lags_ps)
+        ]
+        return AtomForecast(
+            lags_ps=lags_ps,
+            mean=_turned_back(torch.cat([p.mean[:, 0] for p in parts]), turn, shift),
+            spread=torch.cat([p.spread[:, 0] for p in parts]),
+            velocities=_turned_back(torch.cat([p.velocities[:, 0] for p in parts]), turn, None),
+        )
+
+    def contributions(
+        self, window: Window, lags_ps: Float[Tensor, " times"]
+    ) -> Float[Tensor, "levels times atoms 3"]:
+        """Return what each level adds to the linear forecast, Å."""
+        posed, turn, _ = self._posed(window)
+        parts = [
+            self._outcome(posed, lags).predictions[self.level] for lags in self._parts(lags_ps)
+        ]
+        return _turned_back(torch.cat([p.parts[:, :, 0] for p in parts], dim=1), turn, None)
+
+    def samples(
+        self,
+        window: Window,
+        lags_ps: Float[Tensor, " times"],
+        count: int,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "samples times atoms 3"]:
+        """Draw whole futures: a state from the posterior, and a course of errors around it.
+
+        Errors are normal with the learned spread, correlated in time and along bonds as those of
+        the linear forecast were in training; then bond lengths and angles of the window are
+        restored.
+
+        Args:
+            window: What is observed.
+            lags_ps: Times after now, ps; only times asked for together belong to one course.
+            count: How many futures.
+            generator: Of the chance.
+        """
+        posed, turn, shift = self._posed(window)
+        means, spread = [], None
+        for _ in range(count):
+            parts = self._predictions(posed, lags_ps, generator)
+            means.append(torch.cat([p.mean[:, 0] for p in parts]))
+            drawn = torch.cat([p.spread[:, 0] for p in parts])
+            spread = drawn if spread is None else spread + drawn
+        assert spread is not None
+        _, known = self.climatology.law(posed)
+        _, correlation, clock = self.climatology.distribution(posed.system, lags_ps, known)
+        noise = climatological_noise(
+            posed.system,
+            lags_ps,
+            spread / count,
+            correlation.to(spread),
+            clock.to(spread),
+            count,
+            generator,
+        )
+        futures = torch.stack(means) + noise
+        pairs, lengths = window_lengths(posed)
+        if pairs.numel():
+            futures = restored_bonds(futures, pairs, lengths, posed.system.masses)
+        return _turned_back(futures, turn, shift)
+
+    def _outcome(
+        self,
+        window: Window,
+        lags_ps: Float[Tensor, " times"],
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """Run the network for one window."""
+        plan = planned(self.model.hierarchy, lags_ps.to(window.positions) / window.frame_ps)
+        kinds = self.climatology.kind_of_atoms(window.system)
+        ages = self.model.config.encoder.ages(len(window))
+        bonds = bond_table(window.system) if self.model.config.encoder.bonds else None
+        with torch.no_grad():
+            return self.model(
+                observation([window], kinds, self.usual, ages),
+                plan,
+                linear_base([window], plan, self.climatology, self.usual, kinds),
+                bonds,
+                drawn=generator is not None,
+                generator=generator,
+            )
+
+    def _parts(self, lags_ps: Float[Tensor, " times"]) -> Sequence[Float[Tensor, " some"]]:
+        """Split times so that a part takes little memory."""
+        if len(lags_ps) == 0:
+            raise UsageError("a forecast needs at least one time")
+        return lags_ps.split(TIMES_AT_ONCE if lags_ps.device.type == "cpu" else len(lags_ps))
+
+    def _posed(
+        self, window: Window
+    ) -> tuple[Window, Float[Tensor, "3 3"] | None, Float[Tensor, 3] | None]:
+        """Superpose the window's frames as in training; and the way back of the last one."""
+        observed = window.last(self.climatology.observed)
+        if self.reference is None:
+            return observed, None, None
+        if len(self.reference) != len(observed.system):
+            raise InputError(
+                f"{observed.system.structure.name}: the model was trained on a molecule of "
+                f"{len(self.reference)} atoms, this one has {len(observed.system)}"
+            )
+        return superposed(observed, self.reference)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights with what it takes to build the model again."""
+        tensors = {f"model.{name}": one for name, one in self.model.state_dict().items()}
+        tensors |= {f"climatology.{name}": one for name, one in self.climatology.state().items()}
+        tensors |= {f"usual.{name}": one for name, one in self.usual.state().items()}
+        if self.reference is not None:
+            tensors["reference"] = self.reference
+        save_weights(
+            folder / WEIGHTS,
+            tensors,
+            {
+                "kind": KIND,
+                "model": asdict(self.model.config),
+                "climatology": self.climatology.settings(),
+                "ages": list(self.usual.ages),
+                "provenance": self.provenance,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedMotion:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: No such model there, or a damaged one.
+        """
+        path = folder / WEIGHTS
+        tensors, metadata = load_weights(path)
+        if metadata.get("kind") != KIND:
+            raise InputError(f"{path} is not a model of moving atoms")
+        try:
+            climatology = Climatology.from_state(
+                metadata["climatology"], _under("climatology.", tensors)
+            )
+            model = DoMiNO(_model_config(metadata["model"]), len(climatology.kinds))
+            load_into(model, _under("model.", tensors), path)
+            return cls(
+                model=model.eval().requires_grad_(False),
+                climatology=climatology,
+                usual=Usual.from_state(metadata["ages"], _under("usual.", tensors)),
+                reference=tensors.get("reference"),
+                provenance=metadata["provenance"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
+
+
+def _model_config(stored: dict[str, Any]) -> MotionModelConfig:
+    levels = dict(stored["levels"])
+    levels["strides"] = tuple(levels["strides"])
+    levels["solver"] = SolverConfig(**levels["solver"])
+    return MotionModelConfig(
+        encoder=EncoderConfig(**stored["encoder"]),
+        levels=LevelsConfig(**levels),
+        decoder=DecoderConfig(**stored["decoder"]),
+        seed=stored["seed"],
+    )
+
+
+def superposed(
+    window: Window, reference: Float[Tensor, "atoms 3"]
+) -> tuple[Window, Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
+    """Superpose all frames of a window on a reference, as `undula.data.poses.aligned` does.
+
+    Returns:
+        The window, and R and t that brought its last frame there, ``positions @ R.mT + t``.
+    """
+    masses = window.system.masses
+    frames = RecordedFrames(
+        positions=window.positions, frame_ps=window.frame_ps, velocities=window.velocities
+    )
+    posed = aligned(frames, reference.double(), masses)
+    turn, shift = superposition(window.now, reference, masses)
+    velocities = posed.velocities
+    return (
+        replace(
+            window,
+            positions=posed.positions.to(window.positions),
+            velocities=None if velocities is None else velocities.to(window.positions),
+            box=None,
+        ),
+        turn,
+        shift,
+    )
+
+
+def _turned_back(
+    rows: Float[Tensor, "*many atoms 3"],
+    turn: Float[Tensor, "3 3"] | None,
+    shift: Float[Tensor, 3] | None,
+) -> Float[Tensor, "*many atoms 3"]:
+    """Undo the superposition of the last observed frame."""
+    if turn is None:
+        return rows
+    back = rows if shift is None else rows - shift
+    return back @ turn
