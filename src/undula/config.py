@@ -8,13 +8,18 @@ from pathlib import Path
 
 from undula.errors import UsageError
 from undula.learn.fit import FitConfig
+from undula.motion.losses import MotionLossConfig
+from undula.motion.model import MotionModelConfig
+from undula.motion.task import WindowConfig
 from undula.surface.losses import LossConfig, MixtureLossConfig
 from undula.surface.mixture import MixtureModelConfig
 from undula.surface.mixture_task import MixtureBatchConfig
 from undula.surface.model import SurfaceModelConfig
 from undula.surface.task import BatchConfig
 
-PRESETS = ("default", "deterministic", "contraction", "paper", "grid", "dsr", "dsr-paper")
+SURFACE_PRESETS = ("default", "deterministic", "contraction", "paper", "grid", "dsr", "dsr-paper")
+MOTION_PRESETS = ("argon", "water", "alanine", "domino-paper")
+PRESETS = (*SURFACE_PRESETS, *MOTION_PRESETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +57,40 @@ class ProteinConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A training of a surface model.
+class MotionConfig:
+    """A training of DoMiNO, which forecasts the atoms of one system.
 
     Attributes:
-        data: Data set folders made by ``undula prepare``, one per protein.
+        model: Sizes and choices of the model.
+        loss: Weights of the losses.
+        batch: What a step sees.
+        recordings: Names of the recordings to train on, of which the last part validates; all of
+            the folder if there are none.
+    """
+
+    model: MotionModelConfig = field(default_factory=MotionModelConfig)
+    loss: MotionLossConfig = field(default_factory=MotionLossConfig)
+    batch: WindowConfig = field(default_factory=WindowConfig)
+    recordings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training of a model of moving surfaces or of moving atoms.
+
+    Attributes:
+        data: For surfaces, data set folders made by ``undula prepare``, one per protein; for
+            atoms, one folder made by ``undula prepare atoms`` or ``undula simulate``.
         out: The run folder; a run that was stopped goes on.
         preset: For any protein: "default" is what we recommend, "deterministic" the same without
             samples, "contraction" has experts on the protein's irreps, "paper" repeats MoE-DSR's
             choices. For the proteins of the training alone: "grid" is what we recommend, "dsr"
-            has DSR's kind of network in its place, "dsr-paper" repeats DSR's choices.
+            has DSR's kind of network in its place, "dsr-paper" repeats DSR's choices. For atoms:
+            "argon", "water" and "alanine" are what we recommend for systems like these,
+            "domino-paper" has DoMiNO's published sizes and wants a GPU.
         mixture: The model for any protein, or none.
         protein: The model for its training proteins, or none.
+        motion: The model of moving atoms, or none.
         fit: The loop.
     """
 
@@ -73,14 +100,19 @@ class TrainConfig:
     preset: str = "default"
     mixture: MixtureConfig | None = None
     protein: ProteinConfig | None = None
+    motion: MotionConfig | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UsageError(f"there is no preset {self.preset}; there are {', '.join(PRESETS)}")
         if not self.data:
             raise UsageError("data should name at least one data set folder")
-        if (self.mixture is None) == (self.protein is None):
-            raise UsageError("a training has either mixture or protein; set the other to null")
+        if sum(one is not None for one in (self.mixture, self.protein, self.motion)) != 1:
+            raise UsageError(
+                "a training has one of mixture, protein and motion; set the others to null"
+            )
+        if self.motion is not None and len(self.data) > 1:
+            raise UsageError("a model of moving atoms is trained on one folder of recordings")
 
 
 def preset_file(name: str) -> Path:

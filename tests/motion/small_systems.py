@@ -1,13 +1,41 @@
-"""Systems that fit on a line: free atoms, waters, a bent chain."""
+"""Systems that fit on a line, what they do in a short time, and small models of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
+from torch import Tensor
 
+from undula import atomic
+from undula.io.recordings import (
+    RecordedFrames,
+    Recordings,
+    finish_recordings,
+    write_recording,
+)
+from undula.motion.climatology import ClimatologyConfig, Example, fit_climatology, knot_frames
+from undula.motion.encoder import EncoderConfig
+from undula.motion.levels import LevelsConfig
+from undula.motion.model import DoMiNO, MotionModelConfig
+from undula.motion.observation import fitted_usual
+from undula.motion.trained import TrainedMotion
+from undula.motion.windows import Window
+from undula.nn.ode.solve import SolverConfig
 from undula.types import MolecularSystem, Structure
 
 MASSES = {"AR": 39.948, "O": 15.999, "H": 1.008, "C": 12.011}
+FRAME_PS = 0.1
+OBSERVED = 12
+ENCODER = EncoderConfig(features=8, layers=1, cutoff=4.0, neighbours=6.0, oldest=8, latent=3)
+LEVELS = LevelsConfig(
+    horizon=16, strides=(8, 4, 1), solver=SolverConfig(steps=2), segment_chunk=None
+)
+BOX = torch.tensor([[9.0, 0, 0], [1.5, 9, 0], [-1, 2, 10]], dtype=torch.float64)
+"""A skewed one, its faces more than two cutoffs apart."""
 
 
 def system(elements: list[str], bonds: list[tuple[int, int]], molecules: list[int]):
@@ -54,3 +82,126 @@ def water_positions(count: int, generator: torch.Generator) -> torch.Tensor:
     turns = torch.linalg.qr(torch.randn(count, 3, 3, generator=generator, dtype=torch.float64))[0]
     places = 20 * torch.rand(count, 1, 3, generator=generator, dtype=torch.float64)
     return (one @ turns + places).reshape(-1, 3)
+
+
+def start(atoms: MolecularSystem, generator: torch.Generator) -> Tensor:
+    """Place free atoms in the box, waters near each other, a chain as a spiral."""
+    if atoms.kinds[0] == "AR":
+        inside = torch.rand(len(atoms), 3, generator=generator, dtype=torch.float64)
+        return inside @ BOX
+    if atoms.kinds[0] == "O":
+        return water_positions(len(atoms) // 3, generator) * 0.4
+    turn = torch.arange(len(atoms), dtype=torch.float64) * 1.7
+    return torch.stack([turn.cos(), turn.sin(), 0.6 * turn], dim=1)
+
+
+def path(
+    atoms: MolecularSystem, frames: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw smooth paths of a system: positions, Å, and the velocities along them, Å/ps.
+
+    Molecules fly on and turn back; their atoms tremble a little about their places.
+    """
+    time = FRAME_PS * torch.arange(frames, dtype=torch.float64)[:, None, None]
+
+    def numbers(rows: int) -> Tensor:
+        return torch.randn(1, rows, 3, generator=generator, dtype=torch.float64)
+
+    fly, swing, tremble = (
+        numbers(rows) * size
+        for rows, size in ((atoms.molecule_count, 1.0), (atoms.molecule_count, 0.4), (len(atoms), 0.05))
+    )
+    phase = numbers(atoms.molecule_count)
+    place = fly * time + swing * torch.sin(4 * time + phase)
+    speed = fly + 4 * swing * torch.cos(4 * time + phase)
+    positions = start(atoms, generator) + place[:, atoms.molecules] + tremble * torch.sin(9 * time)
+    return positions, speed[:, atoms.molecules] + 9 * tremble * torch.cos(9 * time)
+
+
+def window(atoms: MolecularSystem, seed: int = 0, frames: int = OBSERVED) -> Window:
+    """Observe a system, free atoms in `BOX`."""
+    positions, velocities = path(atoms, frames, torch.Generator().manual_seed(seed))
+    return Window(
+        system=atoms,
+        positions=positions,
+        velocities=velocities,
+        box=BOX if atoms.kinds[0] == "AR" else None,
+        frame_ps=FRAME_PS,
+    )
+
+
+def moved(seen: Window, matrix: Tensor, shift: Tensor) -> Window:
+    """Turn or mirror all that was observed, then shift it."""
+    return replace(
+        seen,
+        positions=seen.positions @ matrix.T + shift,
+        velocities=None if seen.velocities is None else seen.velocities @ matrix.T,
+        box=None if seen.box is None else seen.box @ matrix.T,
+    )
+
+
+def stirred(model: DoMiNO, size: float = 0.3) -> DoMiNO:
+    """Add noise to all weights, so that nothing is silent any more."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(size * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def trained(
+    atoms: MolecularSystem,
+    encoder: EncoderConfig = ENCODER,
+    levels: LevelsConfig = LEVELS,
+    *,
+    silent: bool = False,
+    reference: Tensor | None = None,
+    observed: int = OBSERVED,
+) -> TrainedMotion:
+    """Make a model in float64 with random weights upon a linear forecast fitted to `path`."""
+    knots = knot_frames(levels.horizon)
+    examples = []
+    for seed in range(5):
+        seen = window(atoms, 50 + seed, observed + levels.horizon)
+        known = replace(
+            seen, positions=seen.positions[:observed], velocities=seen.velocities[:observed]
+        )
+        future = seen.positions[torch.tensor(knots) + observed - 1]
+        examples.append(Example(window=known, future=future))
+    climatology = fit_climatology(examples, knots, ClimatologyConfig())
+    kinds = climatology.kind_of_atoms(atoms)
+    ages = encoder.ages(observed)[1:]
+    usual = fitted_usual(
+        (one.window for one in examples), kinds, len(climatology.kinds), ages
+    )
+    model = DoMiNO(
+        MotionModelConfig(encoder=encoder, levels=levels), len(climatology.kinds)
+    ).double()
+    return TrainedMotion(
+        model=(model if silent else stirred(model)).eval().requires_grad_(False),
+        climatology=climatology,
+        usual=usual,
+        reference=reference,
+        provenance={"system": atoms.structure.name},
+    )
+
+
+def recorded(
+    folder: Path,
+    atoms: MolecularSystem,
+    runs: Sequence[RecordedFrames],
+    reference: Tensor | None = None,
+) -> Recordings:
+    """Write a folder of recordings named ``run_0``, ``run_1``, …"""
+    names = [f"run_{number}" for number in range(len(runs))]
+    atomic.write_json(folder / "request.json", {})
+    for name, frames in zip(names, runs, strict=True):
+        write_recording(folder, name, frames)
+    return finish_recordings(
+        folder,
+        atoms,
+        names,
+        {},
+        provenance={"origin": "drawn", "licence": "none"},
+        reference=reference,
+    )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from undula.cli.configured import read_yaml
 from undula.cli.options import parse, parser
 
+if TYPE_CHECKING:
+    from undula.config import TrainConfig
+
 
 def run(words: Sequence[str]) -> int:
-    """Train a surface model from a YAML file and flags; a run that was stopped goes on."""
+    """Train a model from a YAML file and flags; a run that was stopped goes on."""
     from undula.config import TrainConfig, preset_file
 
-    p = parser("train", "Train a surface model; resumes by itself. Flags win over the YAML file.")
+    p = parser("train", "Train a model; resumes by itself. Flags win over the YAML file.")
     p.add_argument("--config", action="config", help="YAML file; may also be the first word")
     p.add_class_arguments(TrainConfig, as_group=False)
     words = list(words)
@@ -26,6 +29,8 @@ def run(words: Sequence[str]) -> int:
     options.pop("config")
     config: TrainConfig = TrainConfig(**vars(p.instantiate(options)))
 
+    if config.motion is not None:
+        return _train_motion(config)
     from undula.io.datasets import open_dataset
     from undula.learn.progress import progress_on
     from undula.surface.training import train, train_mixture
@@ -51,6 +56,28 @@ def run(words: Sequence[str]) -> int:
             datasets, out, model=kept.model, loss=kept.loss, batch=kept.batch, **common
         ).provenance
     print(f"{config.out}: trained on {provenance['training_frames']} frames")
+    return 0
+
+
+def _train_motion(config: TrainConfig) -> int:
+    """Train a model of moving atoms."""
+    from undula.io.recordings import open_recordings
+    from undula.learn.progress import progress_on
+    from undula.motion.training import train_motion
+
+    asked = config.motion
+    assert asked is not None
+    provenance = train_motion(
+        open_recordings(Path(config.data[0])),
+        Path(config.out),
+        names=asked.recordings,
+        model=asked.model,
+        loss=asked.loss,
+        batch=asked.batch,
+        fit_config=config.fit,
+        progress=progress_on(sys.stderr),
+    ).provenance
+    print(f"{config.out}: trained on {', '.join(provenance['recordings'])}")
     return 0
 
 

@@ -203,14 +203,11 @@ class DoMiNO(nn.Module):
             (posterior.certain_scalars + self.latent_scalars(scalars)).unflatten(0, (-1, atoms)),
             (posterior.certain_vectors + self.latent_vectors(vectors)).unflatten(0, (-1, atoms)),
         )
-        place, solved = 0, []
-        for level in self.levels:
-            starts = plan.starts[level.number]
-            solved.append(
-                self._solved(
-                    level, state, solved, starts, base.part(place, len(starts)), seen, bonds
-                )
-            )
+        place = 0
+        solved: list[Segments] = []
+        for number, starts in enumerate(plan.starts):
+            there = base.part(place, len(starts))
+            solved.append(self._solved(number, state, solved, starts, there, seen, bonds))
             place += len(starts)
         predictions = self._decoded(solved, plan, base.part(place, len(plan.lags)))
         return Outcome(

@@ -82,9 +82,7 @@ class TrainedMotion:
             UsageError: A time lies beyond the horizon.
         """
         posed, turn, shift = self._posed(window)
-        parts = [
-            self._outcome(posed, lags).predictions[self.level] for lags in self._parts(lags_ps)
-        ]
+        parts = self._predictions(posed, lags_ps)
         return AtomForecast(
             lags_ps=lags_ps,
             mean=_turned_back(torch.cat([p.mean[:, 0] for p in parts]), turn, shift),
@@ -97,9 +95,7 @@ class TrainedMotion:
     ) -> Float[Tensor, "levels times atoms 3"]:
         """Return what each level adds to the linear forecast, Å."""
         posed, turn, _ = self._posed(window)
-        parts = [
-            self._outcome(posed, lags).predictions[self.level] for lags in self._parts(lags_ps)
-        ]
+        parts = self._predictions(posed, lags_ps)
         return _turned_back(torch.cat([p.parts[:, :, 0] for p in parts], dim=1), turn, None)
 
     def samples(
@@ -146,11 +142,26 @@ class TrainedMotion:
             futures = restored_bonds(futures, pairs, lengths, posed.system.masses)
         return _turned_back(futures, turn, shift)
 
-    def _outcome(
+    def _predictions(
         self,
         window: Window,
         lags_ps: Float[Tensor, " times"],
         generator: torch.Generator | None = None,
+    ) -> list[Prediction]:
+        """Run the network for one window, a few times at once; a generator draws its state.
+
+        Every part draws the same state: the generator is set back before each.
+        """
+        found = []
+        begun = None if generator is None else generator.get_state()
+        for lags in self._parts(lags_ps):
+            if generator is not None and begun is not None:
+                generator.set_state(begun)
+            found.append(self._outcome(window, lags, generator).predictions[self.level])
+        return found
+
+    def _outcome(
+        self, window: Window, lags_ps: Float[Tensor, " times"], generator: torch.Generator | None
     ) -> Outcome:
         """Run the network for one window."""
         plan = planned(self.model.hierarchy, lags_ps.to(window.positions) / window.frame_ps)
@@ -175,7 +186,7 @@ class TrainedMotion:
 
     def _posed(
         self, window: Window
-    ) -> tuple[Window, Float[Tensor, "3 3"] | None, Float[Tensor, 3] | None]:
+    ) -> tuple[Window, Float[Tensor, "3 3"] | None, Float[Tensor, " 3"] | None]:
         """Superpose the window's frames as in training; and the way back of the last one."""
         observed = window.last(self.climatology.observed)
         if self.reference is None:
@@ -280,7 +291,7 @@ def superposed(
 def _turned_back(
     rows: Float[Tensor, "*many atoms 3"],
     turn: Float[Tensor, "3 3"] | None,
-    shift: Float[Tensor, 3] | None,
+    shift: Float[Tensor, " 3"] | None,
 ) -> Float[Tensor, "*many atoms 3"]:
     """Undo the superposition of the last observed frame."""
     if turn is None:

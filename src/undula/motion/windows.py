@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula.errors import InputError, UsageError
+from undula.errors import InputError, Notice, UsageError
 from undula.types import MolecularSystem
 
 
@@ -23,6 +23,8 @@ class Window:
         velocities: Å/ps, for the same frames; none where they are not known.
         box: Edge vectors of the periodic box now, Å, one a row; none without a box.
         frame_ps: Time between frames, ps.
+        now_ps: Time of the last frame on the clock of its trajectory, ps.
+        notices: What was dropped, assumed or guessed when it was cut.
     """
 
     system: MolecularSystem
@@ -30,6 +32,8 @@ class Window:
     velocities: Float[Tensor, "observed atoms 3"] | None
     box: Float[Tensor, "3 3"] | None
     frame_ps: float
+    now_ps: float = 0.0
+    notices: tuple[Notice, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.system.structure.name

@@ -1,0 +1,354 @@
+"""From an observed window and a trained model to moving atoms: a result that can be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undula import atomic
+from undula.data.bundled import motion_models
+from undula.errors import InputError, Notice, UsageError
+from undula.io.datasets import read_json, write_structure
+from undula.io.recordings import read_system, write_system
+from undula.motion.baselines.trivial import Ballistic, LinearForecaster, ObservedMean
+from undula.motion.trained import TrainedMotion
+from undula.motion.windows import AtomForecast, AtomForecaster, Window
+from undula.types import MolecularSystem
+
+FORMAT = 1
+KIND = "atoms"
+LINEAR_ROW = "linear response"
+"""The row fitted in training that a model has to beat."""
+_PARTS = ("mean", "spread", "velocities")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MovingAtoms:
+    """A forecast: where every atom is expected at some later times, and how sure that is.
+
+    Attributes:
+        system: The atoms.
+        now: Positions in the last observed frame, unwrapped, Å.
+        now_ps: Time of that frame on the clock of its trajectory, ps.
+        box: Edge vectors of the periodic box, Å; none without a box.
+        frame_ps: Time between the observed frames, ps.
+        observed: How many frames were observed.
+        expected: The forecast at the times asked for.
+        samples: Whole futures, unwrapped, Å; none at all has the shape 0 × times × atoms × 3.
+        seed: Of the samples.
+        trivial: What anybody could say at these times, by name: the forecast must beat it.
+        provenance: What the model was trained on and how.
+        notices: What was dropped, assumed or guessed.
+    """
+
+    system: MolecularSystem
+    now: Float[Tensor, "atoms 3"]
+    now_ps: float
+    box: Float[Tensor, "3 3"] | None
+    frame_ps: float
+    observed: int
+    expected: AtomForecast
+    samples: Float[Tensor, "samples times atoms 3"]
+    seed: int
+    trivial: Mapping[str, AtomForecast] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = self.system.structure.name
+        shape = (len(self.expected.lags_ps), len(self.system), 3)
+        if self.expected.mean.shape != shape or self.samples.shape[1:] != shape:
+            raise InputError(f"{name}: a forecast of {shape[0]} times and {shape[1]} atoms differs")
+        if not torch.isfinite(self.expected.mean).all() or not torch.isfinite(self.samples).all():
+            raise InputError(f"{name}: the forecast is not finite")
+
+    @property
+    def lags_ps(self) -> tuple[float, ...]:
+        """Times after now, ps, increasing."""
+        return tuple(self.expected.lags_ps.tolist())
+
+    @property
+    def times_ps(self) -> tuple[float, ...]:
+        """The same times on the clock of the observed trajectory, ps."""
+        return tuple(self.now_ps + lag for lag in self.lags_ps)
+
+    @property
+    def notes(self) -> list[str]:
+        """Honest sentences about the model for a page."""
+        steps, on = self.provenance.get("steps"), self.provenance.get("recordings", [])
+        known = [f"DoMiNO, trained for {steps} steps on {', '.join(on)}."] if steps else []
+        spread = self.expected.spread
+        if spread is not None:
+            first, last = (float(spread[k].square().mean().sqrt()) for k in (0, -1))
+            known.append(
+                f"It expects to be wrong by {first:.2g} Å along each axis at {self.lags_ps[0]:g} "
+                f"ps after the last observed frame and by {last:.2g} Å at {self.lags_ps[-1]:g} ps."
+            )
+        known.append(
+            "The mean is no state the molecule is ever in: where little can be known its atoms "
+            "draw together. Samples are."
+        )
+        return known
+
+    def save(self, folder: Path) -> None:
+        """Write the forecast; ``forecast.json``, the last file, names it whole.
+
+        Args:
+            folder: New, or of an earlier forecast, which is replaced.
+        """
+        (folder / "forecast.json").unlink(missing_ok=True)
+        arrays: dict[str, Tensor | None] = {"now": self.now, "samples": self.samples}
+        arrays["box"] = self.box
+        for label, row in self._rows():
+            arrays |= {f"{label}{part}": getattr(row, part) for part in _PARTS}
+        files = write_structure(folder, self.system.structure) | write_system(folder, self.system)
+        for label, value in arrays.items():
+            if value is not None:
+                numbers = value.detach().cpu().float().numpy()
+                files[f"{label}.npy"] = atomic.write_array(folder / f"{label}.npy", numbers)
+        atomic.write_json(
+            folder / "forecast.json",
+            {
+                "format": FORMAT,
+                "kind": KIND,
+                "now_ps": self.now_ps,
+                "frame_ps": self.frame_ps,
+                "observed": self.observed,
+                "lags_ps": list(self.lags_ps),
+                "seed": self.seed,
+                "trivial": list(self.trivial),
+                "provenance": dict(self.provenance),
+                "notices": [notice.as_dict() for notice in self.notices],
+                "files": files,
+            },
+        )
+
+    def _rows(self) -> list[tuple[str, AtomForecast]]:
+        """Return the forecast and the trivial ones with the beginnings of their file names."""
+        rows = [(f"trivial{n}.", row) for n, row in enumerate(self.trivial.values())]
+        return [("", self.expected), *rows]
+
+    @classmethod
+    def load(cls, folder: Path) -> MovingAtoms:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: No forecast there, a damaged or a newer one.
+        """
+        described = read_json(folder / "forecast.json")
+        if described.get("format") != FORMAT or described.get("kind") != KIND:
+            raise InputError(f"{folder} holds no forecast of atoms of format {FORMAT}")
+        try:
+            files: dict[str, str] = described["files"]
+            for name, promised in files.items():
+                if not (folder / name).is_file() or atomic.sha256(folder / name) != promised:
+                    raise InputError(f"{folder / name} is missing or has changed")
+
+            def array(label: str) -> Tensor | None:
+                if f"{label}.npy" not in files:
+                    return None
+                return torch.from_numpy(np.load(folder / f"{label}.npy", allow_pickle=False))
+
+            def needed(label: str) -> Tensor:
+                found = array(label)
+                if found is None:
+                    raise InputError(f"{folder} has no {label}.npy")
+                return found
+
+            lags = torch.tensor(described["lags_ps"], dtype=torch.float64)
+
+            def forecast(start: str) -> AtomForecast:
+                return AtomForecast(
+                    lags_ps=lags,
+                    mean=needed(f"{start}mean"),
+                    spread=array(f"{start}spread"),
+                    velocities=array(f"{start}velocities"),
+                )
+
+            return cls(
+                system=read_system(folder),
+                now=needed("now"),
+                now_ps=float(described["now_ps"]),
+                box=array("box"),
+                frame_ps=float(described["frame_ps"]),
+                observed=int(described["observed"]),
+                expected=forecast(""),
+                samples=needed("samples"),
+                seed=int(described["seed"]),
+                trivial={
+                    name: forecast(f"trivial{n}.") for n, name in enumerate(described["trivial"])
+                },
+                provenance=described["provenance"],
+                notices=tuple(Notice(**notice) for notice in described["notices"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder / 'forecast.json'} is damaged: {error}") from error
+
+
+def forecast_atoms(
+    window: Window,
+    times_ps: Sequence[float],
+    model: TrainedMotion | None = None,
+    *,
+    samples: int = 16,
+    seed: int = 0,
+) -> MovingAtoms:
+    """Forecast where the atoms of a window will be.
+
+    Args:
+        window: What is observed; longer ones than the model takes are shortened to its last
+            frames.
+        times_ps: Times after the last observed frame, ps, increasing, within the horizon.
+        model: By default the bundled one that knows these atoms.
+        samples: How many whole futures to draw.
+        seed: Of the samples.
+
+    Returns:
+        The forecast with the trivial rows that stand beside it.
+
+    Raises:
+        InputError: The model does not know these atoms or this time between frames, or the
+            window is too short.
+        UsageError: Times that do not increase or lie beyond the horizon; fewer than no samples.
+    """
+    lags = _checked_times(times_ps, samples)
+    trained = bundled_for(window.system) if model is None else model
+    check_fits(window, trained, lags)
+    observed = window.last(trained.climatology.observed)
+    notices = window.notices
+    if len(observed) < trained.climatology.observed:
+        message = (
+            f"the window has {len(observed)} frames, in training there were "
+            f"{trained.climatology.observed}: what it says about slow motion is less certain "
+            "than the model believes"
+        )
+        notices = (*notices, Notice(code="window-short", message=message, count=len(observed)))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = trained.samples(observed, lags, samples, generator) if samples else None
+    empty = observed.positions.new_zeros(0, len(lags), len(window.system), 3)
+    return MovingAtoms(
+        system=window.system,
+        now=observed.now,
+        now_ps=window.now_ps,
+        box=window.box,
+        frame_ps=window.frame_ps,
+        observed=len(observed),
+        expected=trained.forecast(observed, lags),
+        samples=empty if drawn is None else drawn,
+        seed=seed,
+        trivial={
+            row.name: replace(row.forecast(observed, lags), lags_ps=lags)
+            for row in _trivial(observed, trained)
+        },
+        provenance=trained.provenance,
+        notices=notices,
+    )
+
+
+def _checked_times(times_ps: Sequence[float], samples: int) -> Float[Tensor, " times"]:
+    lags = torch.tensor([float(time) for time in times_ps], dtype=torch.float64)
+    if len(lags) == 0:
+        raise UsageError("a forecast needs at least one time")
+    if not torch.isfinite(lags).all() or lags[0] < 0:
+        raise UsageError(
+            f"times count from the last observed frame; {float(lags.min()):g} ps is before it"
+        )
+    if (lags.diff() <= 0).any():
+        raise UsageError("the times of a forecast should increase")
+    if samples < 0:
+        raise UsageError(f"samples should not be negative, not {samples}")
+    return lags
+
+
+def check_fits(window: Window, trained: TrainedMotion, lags_ps: Float[Tensor, " times"]) -> None:
+    """Raise where a model cannot forecast a window, in one sentence that says what to do.
+
+    Args:
+        window: What is observed.
+        trained: The model.
+        lags_ps: Times asked for, ps.
+
+    Raises:
+        InputError: Kinds of atoms or a time between frames that the model does not know, another
+            molecule than the one it was trained on, or too few frames.
+        UsageError: A time beyond the horizon.
+    """
+    name, climatology = window.system.structure.name, trained.climatology
+    unknown = sorted(set(window.system.kinds.tolist()) - set(climatology.kinds))
+    elsewhere = "make recordings with undula prepare atoms and train on them with undula train"
+    if unknown:
+        shown = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} more" * (len(unknown) > 4))
+        raise InputError(
+            f"{name}: the model knows no atoms of the kind {shown}, only "
+            f"{', '.join(climatology.kinds[:6])}{', …' * (len(climatology.kinds) > 6)}; {elsewhere}"
+        )
+    if trained.reference is not None and len(trained.reference) != len(window.system):
+        raise InputError(
+            f"{name}: the model was trained on a molecule of {len(trained.reference)} atoms, this "
+            f"one has {len(window.system)}; {elsewhere}"
+        )
+    if abs(window.frame_ps - climatology.frame_ps) > 1e-6 * climatology.frame_ps:
+        raise InputError(
+            f"{name}: frames of the window are {window.frame_ps:g} ps apart, those the model was "
+            f"trained on {climatology.frame_ps:g} ps; cut the window with "
+            f"frame_ps={climatology.frame_ps:g}"
+        )
+    needed = climatology.config.frames_needed(
+        window.velocities is not None and climatology.known is not None
+    )
+    if len(window) < needed:
+        raise InputError(
+            f"{name}: the window has {len(window)} frames, the model takes at least {needed}"
+        )
+    farthest = float(lags_ps[-1])
+    if farthest > trained.horizon_ps * (1 + 1e-9):
+        raise UsageError(
+            f"the model reaches {trained.horizon_ps:g} ps after the last observed frame; "
+            f"{farthest:g} ps were asked for"
+        )
+
+
+def bundled_for(system: MolecularSystem) -> TrainedMotion:
+    """Load the bundled model that knows the atoms of a system.
+
+    Raises:
+        InputError: None does.
+    """
+    for folder in motion_models().values():
+        trained = TrainedMotion.load(folder)
+        knows = set(system.kinds.tolist()) <= set(trained.climatology.kinds)
+        if knows and (trained.reference is None or len(trained.reference) == len(system)):
+            return trained
+    raise InputError(
+        f"{system.structure.name}: no bundled model of moving atoms knows its atoms "
+        f"({', '.join(sorted(set(system.kinds.tolist()))[:4])}); there are "
+        f"{', '.join(motion_models()) or 'none'}; make recordings with undula prepare atoms and "
+        "train on them with undula train"
+    )
+
+
+class _LastPosition:
+    """Atoms stay where they are now."""
+
+    name = "last position"
+
+    def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> AtomForecast:
+        """Repeat the last observed frame."""
+        return AtomForecast(
+            lags_ps=lags_ps, mean=window.now.expand(len(lags_ps), -1, -1).contiguous()
+        )
+
+
+def _trivial(window: Window, trained: TrainedMotion) -> list[Any]:
+    """Return the rows that need no more data than the window and the model's own fit."""
+    rows: list[Any] = [_LastPosition(), ObservedMean()]
+    if window.velocities is not None or len(window) > 1:
+        rows.append(Ballistic())
+    return [*rows, LinearForecaster(name=LINEAR_ROW, climatology=trained.climatology)]
