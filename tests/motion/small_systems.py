@@ -100,20 +100,18 @@ def path(
 ) -> tuple[Tensor, Tensor]:
     """Draw smooth paths of a system: positions, Å, and the velocities along them, Å/ps.
 
-    Molecules fly on and turn back; their atoms tremble a little about their places.
+    Molecules fly on and swing, each at its own pace; their atoms tremble about their places.
     """
     time = FRAME_PS * torch.arange(frames, dtype=torch.float64)[:, None, None]
 
     def numbers(rows: int) -> Tensor:
         return torch.randn(1, rows, 3, generator=generator, dtype=torch.float64)
 
-    fly, swing, tremble = (
-        numbers(rows) * size
-        for rows, size in ((atoms.molecule_count, 1.0), (atoms.molecule_count, 0.4), (len(atoms), 0.05))
-    )
-    phase = numbers(atoms.molecule_count)
-    place = fly * time + swing * torch.sin(4 * time + phase)
-    speed = fly + 4 * swing * torch.cos(4 * time + phase)
+    molecules = atoms.molecule_count
+    fly, swing, tremble = numbers(molecules), 0.5 * numbers(molecules), 0.1 * numbers(len(atoms))
+    pace, phase = 4 + numbers(molecules), 3 * numbers(molecules)
+    place = fly * time + swing * torch.sin(pace * time + phase)
+    speed = fly + pace * swing * torch.cos(pace * time + phase)
     positions = start(atoms, generator) + place[:, atoms.molecules] + tremble * torch.sin(9 * time)
     return positions, speed[:, atoms.molecules] + 9 * tremble * torch.cos(9 * time)
 

@@ -70,9 +70,14 @@ def observed(trajectory: Trajectory, *, place: str = "") -> Observed:
         velocities=trajectory.velocities,
         box=box,
         frame_ps=frame_ps,
-        now_ps=float(trajectory.times_ps[-1]),
+        now_ps=_single(trajectory),
         notices=(*trajectory.structure.notices, *trajectory.notices),
     )
+
+
+def _single(trajectory: Trajectory) -> float:
+    """Return the last time without the digits that a file's single precision made up."""
+    return float(f"{float(trajectory.times_ps[-1]):.7g}")
 
 
 def last_frames(structure: Structure, path: Path, span_ps: float | None) -> Trajectory:

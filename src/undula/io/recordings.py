@@ -381,7 +381,7 @@ def finish_recordings(
             f"those of {entries[0]['name']} {entries[0]['frame_ps']:g} ps"
         )
     files = {"request.json": atomic.sha256(folder / "request.json")}
-    files |= write_structure(folder, system.structure) | _write_system(folder, system)
+    files |= write_structure(folder, system.structure) | write_system(folder, system)
     if reference is not None:
         array = reference.double().numpy()
         files["reference.npy"] = atomic.write_array(folder / "reference.npy", array)
@@ -439,7 +439,7 @@ def open_recordings(folder: Path) -> Recordings:
         missing = next((f for f in manifest["files"] if not (folder / f).is_file()), None)
         if missing is not None:
             raise InputError(f"{folder / missing} is missing")
-        system = _read_system(folder)
+        system = read_system(folder)
         recordings = tuple(
             _recording(folder, entry, len(system)) for entry in manifest["recordings"]
         )
@@ -463,7 +463,8 @@ def _description(name: str) -> str:
     return f"{name}.recording.json"
 
 
-def _write_system(folder: Path, system: MolecularSystem) -> dict[str, str]:
+def write_system(folder: Path, system: MolecularSystem) -> dict[str, str]:
+    """Write a system beside its structure (`write_structure`); return file → SHA-256."""
     arrays = {"bonds": system.bonds, "molecules": system.molecules, "masses": system.masses}
     if system.charges is not None:
         arrays["charges"] = system.charges
@@ -476,7 +477,12 @@ def _write_system(folder: Path, system: MolecularSystem) -> dict[str, str]:
     return files | {"system.json": atomic.write_json(folder / "system.json", kinds)}
 
 
-def _read_system(folder: Path) -> MolecularSystem:
+def read_system(folder: Path) -> MolecularSystem:
+    """Read what `write_system` and `write_structure` wrote.
+
+    Raises:
+        InputError: A file is missing, damaged or inconsistent.
+    """
     described = read_json(folder / "system.json")
     structure = read_structure(folder)
     atoms = len(structure)

@@ -18,7 +18,7 @@ from undula.errors import InputError, Notice, UsageError
 from undula.io.datasets import read_json, write_structure
 from undula.io.recordings import read_system, write_system
 from undula.motion.baselines.trivial import Ballistic, LinearForecaster, ObservedMean
-from undula.motion.trained import TrainedMotion
+from undula.motion.trained import TrainedMotion, superposed
 from undula.motion.windows import AtomForecast, AtomForecaster, Window
 from undula.types import MolecularSystem
 
@@ -44,6 +44,8 @@ class MovingAtoms:
         samples: Whole futures, unwrapped, Å; none at all has the shape 0 × times × atoms × 3.
         seed: Of the samples.
         trivial: What anybody could say at these times, by name: the forecast must beat it.
+        reference: Of a molecule that was superposed in training: what later frames are
+            superposed on to be compared, in the pose of the last observed frame, Å.
         provenance: What the model was trained on and how.
         notices: What was dropped, assumed or guessed.
     """
@@ -58,6 +60,7 @@ class MovingAtoms:
     samples: Float[Tensor, "samples times atoms 3"]
     seed: int
     trivial: Mapping[str, AtomForecast] = field(default_factory=dict)
+    reference: Float[Tensor, "atoms 3"] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
 
@@ -105,7 +108,7 @@ class MovingAtoms:
         """
         (folder / "forecast.json").unlink(missing_ok=True)
         arrays: dict[str, Tensor | None] = {"now": self.now, "samples": self.samples}
-        arrays["box"] = self.box
+        arrays |= {"box": self.box, "reference": self.reference}
         for label, row in self._rows():
             arrays |= {f"{label}{part}": getattr(row, part) for part in _PARTS}
         files = write_structure(folder, self.system.structure) | write_system(folder, self.system)
@@ -185,6 +188,7 @@ class MovingAtoms:
                 trivial={
                     name: forecast(f"trivial{n}.") for n, name in enumerate(described["trivial"])
                 },
+                reference=array("reference"),
                 provenance=described["provenance"],
                 notices=tuple(Notice(**notice) for notice in described["notices"]),
             )
@@ -231,6 +235,7 @@ def forecast_atoms(
         )
         notices = (*notices, Notice(code="window-short", message=message, count=len(observed)))
     generator = torch.Generator().manual_seed(seed)
+    pose = Pose.of(observed, trained, lags)
     drawn = trained.samples(observed, lags, samples, generator) if samples else None
     empty = observed.positions.new_zeros(0, len(lags), len(window.system), 3)
     return MovingAtoms(
@@ -243,10 +248,8 @@ def forecast_atoms(
         expected=trained.forecast(observed, lags),
         samples=empty if drawn is None else drawn,
         seed=seed,
-        trivial={
-            row.name: replace(row.forecast(observed, lags), lags_ps=lags)
-            for row in _trivial(observed, trained)
-        },
+        trivial=_trivial(observed, trained, pose),
+        reference=pose.reference,
         provenance=trained.provenance,
         notices=notices,
     )
@@ -334,21 +337,62 @@ def bundled_for(system: MolecularSystem) -> TrainedMotion:
     )
 
 
-class _LastPosition:
-    """Atoms stay where they are now."""
+def _trivial(window: Window, trained: TrainedMotion, pose: Pose) -> dict[str, AtomForecast]:
+    """Return what needs no more than the window and what was fitted in training.
 
-    name = "last position"
-
-    def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> AtomForecast:
-        """Repeat the last observed frame."""
-        return AtomForecast(
-            lags_ps=lags_ps, mean=window.now.expand(len(lags_ps), -1, -1).contiguous()
-        )
-
-
-def _trivial(window: Window, trained: TrainedMotion) -> list[Any]:
-    """Return the rows that need no more data than the window and the model's own fit."""
-    rows: list[Any] = [_LastPosition(), ObservedMean()]
+    Of a molecule that was superposed in training all rows but the last position are those of
+    superposed frames, too.
+    """
+    lags, posed = pose.lags_ps, pose.window
+    still = window.now.expand(len(lags), -1, -1).contiguous()
+    rows = {"last position": AtomForecast(lags_ps=lags, mean=still)}
+    if pose.reference is not None:
+        constant = pose.reference.to(window.now).expand(len(lags), -1, -1).contiguous()
+        rows["training mean"] = AtomForecast(lags_ps=lags, mean=constant)
+    others: list[AtomForecaster] = [ObservedMean()]
     if window.velocities is not None or len(window) > 1:
-        rows.append(Ballistic())
-    return [*rows, LinearForecaster(name=LINEAR_ROW, climatology=trained.climatology)]
+        others.append(Ballistic())
+    others.append(LinearForecaster(name=LINEAR_ROW, climatology=trained.climatology))
+    return rows | {row.name: pose.back(row.forecast(posed, lags)) for row in others}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pose:
+    """How a window was superposed as in training, and the way back.
+
+    Attributes:
+        window: In the pose of the training frames.
+        lags_ps: Times of the forecast, ps.
+        turn: R of ``positions @ R.mT + t``; none where nothing was superposed.
+        shift: t, Å.
+        reference: What later frames are superposed on to be compared, in the pose of the last
+            observed frame, Å.
+    """
+
+    window: Window
+    lags_ps: Float[Tensor, " times"]
+    turn: Float[Tensor, "3 3"] | None = None
+    shift: Float[Tensor, " 3"] | None = None
+    reference: Float[Tensor, "atoms 3"] | None = None
+
+    @classmethod
+    def of(cls, window: Window, trained: TrainedMotion, lags_ps: Float[Tensor, " times"]) -> Pose:
+        """Superpose a window as its model was trained."""
+        if trained.reference is None:
+            return cls(window=window, lags_ps=lags_ps)
+        posed, turn, shift = superposed(window, trained.reference)
+        back = (trained.reference.to(turn) - shift) @ turn
+        return cls(window=posed, lags_ps=lags_ps, turn=turn, shift=shift, reference=back)
+
+    def back(self, forecast: AtomForecast) -> AtomForecast:
+        """Turn a forecast back into the pose of the last observed frame."""
+        if self.turn is None or self.shift is None:
+            return replace(forecast, lags_ps=self.lags_ps)
+        turn = self.turn.to(forecast.mean)
+        velocities = forecast.velocities
+        return replace(
+            forecast,
+            lags_ps=self.lags_ps,
+            mean=(forecast.mean - self.shift.to(turn)) @ turn,
+            velocities=None if velocities is None else velocities @ turn,
+        )

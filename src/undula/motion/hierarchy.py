@@ -9,8 +9,9 @@ from torch import Tensor
 
 from undula.errors import UsageError
 
-_TOLERANCE = 1e-6
-"""Frames; a time this far beyond the horizon is at the horizon."""
+_TOLERANCE = 1e-3
+"""Frames: what rounding a time in ps to float32 may cost. A time this close before the start of a
+segment is at its start, one this far beyond the horizon at the horizon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,5 +89,5 @@ class Hierarchy:
         """
         length = self.lengths[level]
         last = self.horizon // length - 1
-        segment = (lags / length).floor().clamp(max=last)
-        return segment.long(), lags / length - segment
+        segment = ((lags + _TOLERANCE) / length).floor().clamp(max=last)
+        return segment.long(), (lags / length - segment).clamp(min=0)

@@ -47,8 +47,8 @@ class Plan:
     """
 
     lags: Float[Tensor, " times"]
-    segments: tuple[Int[Tensor, " segments"], ...]
-    starts: tuple[Float[Tensor, " segments"], ...]
+    segments: tuple[Int[Tensor, " _"], ...]
+    starts: tuple[Float[Tensor, " _"], ...]
     within: tuple[Int[Tensor, " times"], ...]
     tau: tuple[Float[Tensor, " times"], ...]
 

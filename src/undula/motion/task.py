@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from undula.motion.climatology import (
     fit_climatology,
     knot_frames,
 )
+from undula.motion.dressing import Dressing, dressing_starts, fitted_dressing
 from undula.motion.encoder import Observation
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.linear import linear_base
@@ -48,6 +51,7 @@ class WindowConfig:
             validation.
         validation_windows: Windows of each recording that are scored in validation.
         fitted_windows: Windows of each recording on which the linear forecast is fitted.
+        dressing: Windows of each recording whose errors dress samples of an aligned molecule.
     """
 
     observed: int = 1025
@@ -59,10 +63,11 @@ class WindowConfig:
     validation: float = 0.2
     validation_windows: int = 2
     fitted_windows: int = 40
+    dressing: int = 128
 
     def __post_init__(self) -> None:
         at_least = {"observed": 1, "windows": 1, "near": 1, "segments": 0, "times": 1}
-        at_least |= {"validation_windows": 1, "fitted_windows": 1}
+        at_least |= {"validation_windows": 1, "fitted_windows": 1, "dressing": 0}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise UsageError(
@@ -165,6 +170,28 @@ class MotionTask:
         self.model = DoMiNO(model, len(self.climatology.kinds))
         self._checks: list[MotionBatch] | None = None
 
+    def dressing(self) -> Dressing | None:
+        """Collect errors for samples of an aligned molecule; none for anything else."""
+        if self.source.reference is None or not self.batch_config.dressing:
+            return None
+        errors = []
+        for part in self.parts:
+            starts = dressing_starts(
+                part.training[0],
+                len(part.recording),
+                self.climatology.knots,
+                self.batch_config.dressing,
+            )
+            errors.append(
+                fitted_dressing(
+                    partial(self._window, part.recording),
+                    partial(_frame, part.recording),
+                    starts,
+                    self.climatology,
+                )
+            )
+        return Dressing(knots=self.climatology.knots, errors=torch.cat(errors, dim=1).float())
+
     @property
     def module(self) -> nn.Module:
         """Return the network."""
@@ -229,14 +256,14 @@ class MotionTask:
     def _drawn_lags(self, reach: int, generator: torch.Generator) -> Float[Tensor, " times"]:
         """Draw whole frames: some in the first finest segment, some in a few others."""
         config, length = self.batch_config, self.model.hierarchy.lengths[-1]
-        near = min(length, reach)
+        # The frame at which a segment ends belongs to the next one, which would cost a solve.
+        near = min(length - 1, reach)
         lags = {_early(near, generator) for _ in range(config.near)}
         if reach > length:
             for _ in range(config.segments):
                 start = _early(reach, generator) // length * length
-                room = min(length, reach - start)
-                if room >= 1:
-                    lags |= {start + 1 + _drawn(room, generator) for _ in range(config.times)}
+                room = min(length, reach + 1 - start)
+                lags |= {max(1, start + _drawn(room, generator)) for _ in range(config.times)}
         return torch.tensor(sorted(lags), dtype=torch.float32)
 
     def _gathered(
@@ -331,6 +358,11 @@ def _truth(
         velocities=torch.stack(velocities, dim=1),
         velocities_known=torch.stack(moving, dim=1),
     )
+
+
+def _frame(recording: Recording, frame: int) -> Float[Tensor, "atoms 3"]:
+    """Read the positions of one frame, Å."""
+    return torch.from_numpy(np.array(recording.positions[frame]))
 
 
 def _mean_square(

@@ -18,6 +18,7 @@ from undula.io.recordings import RecordedFrames
 from undula.learn.checkpoint import load_into, load_weights, save_weights
 from undula.motion.climatology import Climatology
 from undula.motion.decoder import DecoderConfig
+from undula.motion.dressing import Dressing
 from undula.motion.encoder import EncoderConfig
 from undula.motion.levels import LevelsConfig
 from undula.motion.linear import linear_base
@@ -44,6 +45,8 @@ class TrainedMotion:
         usual: Its units.
         reference: What frames were superposed on in training, Å; none if they were not.
         provenance: What it was trained on and how, for the model card.
+        dressing: Errors that samples of an aligned molecule are dressed with; none for normal
+            errors.
         name: In tables.
         level: Decode at this level and no finer; the finest by default.
     """
@@ -53,6 +56,7 @@ class TrainedMotion:
     usual: Usual
     reference: Float[Tensor, "atoms 3"] | None
     provenance: dict[str, Any]
+    dressing: Dressing | None = None
     name: str = "DoMiNO"
     level: int = -1
 
@@ -108,7 +112,8 @@ class TrainedMotion:
         """Draw whole futures: a state from the posterior, and a course of errors around it.
 
         Errors are normal with the learned spread, correlated in time and along bonds as those of
-        the linear forecast were in training; then bond lengths and angles of the window are
+        the linear forecast were in training; of an aligned molecule they are such errors
+        themselves, scaled to the learned spread. Then bond lengths and angles of the window are
         restored.
 
         Args:
@@ -125,22 +130,43 @@ class TrainedMotion:
             drawn = torch.cat([p.spread[:, 0] for p in parts])
             spread = drawn if spread is None else spread + drawn
         assert spread is not None
-        _, known = self.climatology.law(posed)
-        _, correlation, clock = self.climatology.distribution(posed.system, lags_ps, known)
-        noise = climatological_noise(
-            posed.system,
-            lags_ps,
-            spread / count,
-            correlation.to(spread),
-            clock.to(spread),
-            count,
-            generator,
+        futures = torch.stack(means) + self._errors(
+            posed, lags_ps, spread / count, count, generator
         )
-        futures = torch.stack(means) + noise
         pairs, lengths = window_lengths(posed)
         if pairs.numel():
             futures = restored_bonds(futures, pairs, lengths, posed.system.masses)
         return _turned_back(futures, turn, shift)
+
+    def _errors(
+        self,
+        window: Window,
+        lags_ps: Float[Tensor, " times"],
+        spread: Float[Tensor, "times atoms"],
+        count: int,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "samples times atoms 3"]:
+        """Draw courses of errors with a given spread: those of training, or normal ones."""
+        _, known = self.climatology.law(window)
+        usual, correlation, clock = self.climatology.distribution(window.system, lags_ps, known)
+        if self.dressing is None:
+            return climatological_noise(
+                window.system,
+                lags_ps,
+                spread,
+                correlation.to(spread),
+                clock.to(spread),
+                count,
+                generator,
+            )
+        lags = lags_ps.to(spread) / window.frame_ps
+        errors = self.dressing.drawn(lags, clock.to(spread).mean(dim=1), count, generator)
+        knots = torch.tensor(self.dressing.knots)[self.dressing.nearest(lags).cpu()]
+        there, _, _ = self.climatology.distribution(
+            window.system, knots.to(usual) * window.frame_ps, known
+        )
+        ratio = (spread / there.to(spread)).mean(dim=1)
+        return errors.to(spread) * ratio[:, None, None]
 
     def _predictions(
         self,
@@ -205,6 +231,8 @@ class TrainedMotion:
         tensors |= {f"usual.{name}": one for name, one in self.usual.state().items()}
         if self.reference is not None:
             tensors["reference"] = self.reference
+        if self.dressing is not None:
+            tensors["dressing"] = self.dressing.errors
         save_weights(
             folder / WEIGHTS,
             tensors,
@@ -240,6 +268,9 @@ class TrainedMotion:
                 usual=Usual.from_state(metadata["ages"], _under("usual.", tensors)),
                 reference=tensors.get("reference"),
                 provenance=metadata["provenance"],
+                dressing=Dressing(knots=climatology.knots, errors=tensors["dressing"])
+                if "dressing" in tensors
+                else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
@@ -269,11 +300,12 @@ def superposed(
     Returns:
         The window, and R and t that brought its last frame there, ``positions @ R.mT + t``.
     """
-    masses = window.system.masses
+    masses = window.system.masses.to(window.positions.device, torch.float64)
+    reference = reference.to(masses)
     frames = RecordedFrames(
         positions=window.positions, frame_ps=window.frame_ps, velocities=window.velocities
     )
-    posed = aligned(frames, reference.double(), masses)
+    posed = aligned(frames, reference, masses)
     turn, shift = superposition(window.now, reference, masses)
     velocities = posed.velocities
     return (

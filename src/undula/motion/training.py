@@ -61,6 +61,7 @@ def train_motion(
         climatology=task.climatology,
         usual=task.usual,
         reference=recordings.reference,
+        dressing=task.dressing(),
         provenance={
             "undula": undula.__version__,
             "system": recordings.system.structure.name,

@@ -1,4 +1,7 @@
-"""What comes with the package: one real protein, its simulation, and a trained model."""
+"""What comes with the package: one real protein with its simulation, and trained models.
+
+``NAME/model`` holds a model of moving surfaces, ``NAME/motion`` one of moving atoms.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,19 @@ def folder(name: str = "villin") -> Path:
 
 
 def models() -> dict[str, Path]:
-    """Return the folder of each bundled trained model by its name."""
+    """Return the folder of each bundled model of moving surfaces by its name."""
+    return _models("model")
+
+
+def motion_models() -> dict[str, Path]:
+    """Return the folder of each bundled model of moving atoms by its name."""
+    return _models("motion")
+
+
+def _models(kind: str) -> dict[str, Path]:
     root = Path(str(resources.files("undula.data.bundled")))
-    found = (path.parent for path in root.glob("*/model") if path.is_dir())
-    return {path.name: path / "model" for path in sorted(found)}
+    found = (path.parent for path in root.glob(f"*/{kind}") if path.is_dir())
+    return {path.name: path / kind for path in sorted(found)}
 
 
 def villin() -> tuple[Path, Path, Path]:

@@ -1,4 +1,4 @@
-// The moving surface: decode the meshes, draw the current frame, keep time.
+// The moving surface, or moving atoms (atoms.js): decode them, draw the current frame, keep time.
 // Lengths are in Å, times in ps. Every text comes from the page's data through textContent.
 "use strict";
 
@@ -7,7 +7,7 @@
   const page = JSON.parse(byId("page").textContent);
   const count = page.times_ps.length;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const state = { index: 0, playing: false, scalar: 0, form: 0, overlay: false, moved: false, dirty: true };
+  const state = { index: 0, playing: false, scalar: 0, form: 0, overlay: false, halo: true, moved: false, dirty: true };
 
   const PLAY = "M8 5v14l11-7z";
   const PAUSE = "M7 5h4v14H7zM13 5h4v14h-4z";
@@ -80,12 +80,13 @@
           const scale = page.box.size[axis] / 65535;
           for (let i = 0; i < vertices; i++) positions[3 * i + axis] = page.box.low[axis] + scale * steps[i];
         }
-        return {
-          positions,
-          indices: next(3 * faces, vertices > 65536 ? 4 : 2),
-          openness: next(vertices, 1),
-          scalars: page.scalars.map((_, i) => (view.scalars[i] ? next(vertices, 1) : null)),
-        };
+        const frame = { positions };
+        if (!page.atoms) {
+          frame.indices = next(3 * faces, vertices > 65536 ? 4 : 2);
+          frame.openness = next(vertices, 1);
+        }
+        frame.scalars = page.scalars.map((_, i) => (view.scalars[i] ? next(vertices, 1) : null));
+        return frame;
       }),
     );
   }
@@ -117,6 +118,7 @@
   const mapColours = page.colours.map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
   const mapLight = mapColours.map((colour) => colour.map((value) => linear(value / 255)));
   const plainLight = PLAIN.map(linear);
+  const atoms = page.atoms ? drawnAtoms(page, { linear, mapLight, plainLight }) : null;
 
   // The colour of each vertex, darker where the surface lies in a hollow.
   function vertexColours({ openness, scalars }) {
@@ -150,8 +152,18 @@
       const mesh = new THREE.Mesh(new THREE.BufferGeometry(), material);
       mesh.frustumCulled = false;
       scene.add(mesh);
-      return { i, box, remark, empty, scene, mesh, lights: withLights(scene) };
+      const halo = atoms ? withHalo(scene) : null;
+      if (atoms) scene.add(atoms.edges());
+      return { i, box, remark, empty, scene, mesh, halo, lights: withLights(scene) };
     });
+  }
+
+  function withHalo(scene) {
+    const material = new THREE.MeshStandardMaterial({ vertexColors: true, roughness: 1, transparent: true, opacity: 0.16, depthWrite: false });
+    const halo = new THREE.Mesh(new THREE.BufferGeometry(), material);
+    halo.frustumCulled = false;
+    scene.add(halo);
+    return halo;
   }
 
   // Two lights that stay with the viewer, and the sky.
@@ -183,6 +195,7 @@
   }
 
   function geometry(frame) {
+    if (atoms) return atoms.geometry(frame, state.scalar);
     const made = new THREE.BufferGeometry();
     made.setAttribute("position", new THREE.BufferAttribute(frame.positions, 3));
     made.setAttribute("normal", new THREE.BufferAttribute(vertexNormals(frame), 3));
@@ -201,13 +214,19 @@
   function showFrame() {
     for (const view of views) {
       const frame = frames[shown(view)][state.index];
-      const isEmpty = frame.indices.length === 0;
+      const isEmpty = frame.positions.length === 0;
       view.mesh.geometry.dispose();
       view.mesh.geometry = geometry(frame);
       view.mesh.visible = !isEmpty;
+      if (atoms) {
+        view.halo.geometry.dispose();
+        view.halo.geometry = atoms.halo(frame);
+        view.halo.visible = state.halo && atoms.isSpread(frame);
+      }
       view.empty.hidden = !isEmpty;
       const remarks = ofForecast(view) && forms.length ? [forms[state.form]] : [];
-      if (!sets[shown(view)].scalars[state.scalar]) remarks.push("not coloured: this number is not known here");
+      const isKnown = sets[shown(view)].scalars[state.scalar] || page.scalars[state.scalar].elements;
+      if (!isKnown) remarks.push("not coloured: this number is not known here");
       view.remark.textContent = remarks.join("; ");
     }
     for (const ghost of ghosts) {
@@ -406,7 +425,22 @@
   // ---- Legend and controls -----------------------------------------------------------------
 
   function showLegend() {
-    const { label, top } = page.scalars[state.scalar];
+    const { label, top, elements } = page.scalars[state.scalar];
+    byId("legend-bar").hidden = Boolean(elements);
+    if (elements) {
+      byId("legend-ticks").replaceChildren(
+        ...elements.map(({ name, colour }) => {
+          const entry = element("span", "swatch", name);
+          const patch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+          const disc = patch.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "circle"));
+          for (const [key, value] of Object.entries({ cx: 5, cy: 5, r: 5, fill: colour })) disc.setAttribute(key, value);
+          patch.setAttribute("viewBox", "0 0 10 10");
+          entry.prepend(patch);
+          return entry;
+        }),
+      );
+      return;
+    }
     byId("legend-ticks").replaceChildren(
       ...[0, 0.5].map((share) => element("span", "", short(share * top))),
       element("span", "", `≥ ${short(top)}`),
@@ -489,6 +523,13 @@
         showFrame();
       });
     }
+    if (atoms && frames.flat().some(atoms.isSpread)) {
+      byId("halo-choice").hidden = false;
+      byId("halo").addEventListener("change", ({ target }) => {
+        state.halo = target.checked;
+        showFrame();
+      });
+    }
     orbit.addEventListener("change", () => (state.dirty = true));
     orbit.addEventListener("start", () => (state.moved = true));
     new ResizeObserver(() => {
@@ -521,15 +562,15 @@
   async function begin() {
     byId("span").textContent =
       count === 1 ? timeText(0) : `${count} times, ${bareTime(0)} – ${timeText(count - 1)}`;
-    canvas.setAttribute("aria-label", `Surface of ${page.title}, ${page.views.map(({ name }) => name).join(" beside ")}`);
+    canvas.setAttribute("aria-label", `${atoms ? "Atoms" : "Surface"} of ${page.title}, ${page.views.map(({ name }) => name).join(" beside ")}`);
     makeLegend();
     if (typeof DecompressionStream === "undefined") {
-      return fault("This browser is too old to unpack the surfaces; any of 2023 or later will do.");
+      return fault("This browser is too old to unpack this page; any of 2023 or later will do.");
     }
     try {
       renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
     } catch {
-      return fault("This browser offers no WebGL 2, which the surfaces are drawn with.");
+      return fault("This browser offers no WebGL 2, which this page is drawn with.");
     }
     frames = decoded(await inflated(byId("meshes").textContent));
     byId("meshes").remove();
@@ -549,7 +590,7 @@
   }
 
   begin().catch((error) => {
-    fault("The surfaces in this page could not be unpacked.");
+    fault("What this page shows could not be unpacked.");
     throw error;
   });
 })();

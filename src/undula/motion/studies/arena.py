@@ -1,0 +1,180 @@
+"""The test recordings of one system, set up once and the same for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undula.errors import UndulaError
+from undula.io.recordings import Recording
+from undula.motion.baselines.trivial import ObservedMean, trivial_forecasters
+from undula.motion.climatology import Example, knot_frames
+from undula.motion.evaluation import MotionScoring, ranges_of, scored, starts_of, window_at
+from undula.motion.studies.energies import Energies, energies_of
+from undula.motion.studies.protocol import Opened
+from undula.motion.studies.sampled import (
+    Course,
+    Drawn,
+    Truth,
+    drawn,
+    sample_scores,
+    still_course,
+    true_courses,
+)
+from undula.motion.windows import AtomForecaster
+
+FITTED_WINDOWS = 40
+"""Windows of each training recording that trivial rows are fitted on."""
+ENERGY_FRAMES = 10
+"""Frames of samples, and of the truth, whose energies are computed."""
+FLOOR = "other recordings"
+"""The row of what training recordings measure against the test: the floor of the noise."""
+STILL = "frozen (now)"
+MEAN = "mean structure"
+
+
+class Arena:
+    """Where every forecaster of one system is scored.
+
+    Args:
+        system: The system with its recordings.
+        scoring: How.
+    """
+
+    def __init__(self, system: Opened, scoring: MotionScoring) -> None:
+        self.system, self.scoring = system, scoring
+        self.asked, self.source = system.asked, system.source
+        self.tests = [self.source.named(name) for name in system.test]
+        self.training = [self.source.named(name) for name in system.train]
+        self.ranges = ranges_of(self.source, system.train, self.asked.observed)
+        self.course = Course.of(scoring, self.asked.horizon)
+        self.energy_note = ""
+        self._truths: dict[str, Truth] = {}
+        self._energies: Energies | None = None
+
+    def trivial(self) -> list[AtomForecaster]:
+        """Fit the trivial rows on windows of the training recordings."""
+        asked, source = self.asked, self.source
+        knots = knot_frames(asked.horizon)
+        frames = None
+        if source.reference is not None:
+            frames = torch.cat([torch.from_numpy(one.positions[:]) for one in self.training])
+        rows = trivial_forecasters(self._examples(knots), knots, frames)
+        if self.tests[0].boxes is not None:
+            rows.insert(2, ObservedMean(wrapped=True, name="observed mean, wrapped"))
+        return rows
+
+    def _examples(self, knots: tuple[int, ...]) -> Iterator[Example]:
+        for recording in self.training:
+            last = len(recording) - 1 - self.asked.horizon
+            for now in starts_of(recording, self.asked.window, FITTED_WINDOWS):
+                if now <= last:
+                    future = torch.from_numpy(recording.positions[[now + knot for knot in knots]])
+                    window = window_at(self.source, recording, now, self.asked.window)
+                    yield Example(window=window, future=future)
+
+    def scores(self, forecaster: AtomForecaster) -> dict[str, Any]:
+        """Score a forecaster on every test recording; the same chance for every forecaster."""
+        found = {}
+        for number, recording in enumerate(self.tests):
+            point = scored(
+                forecaster,
+                self.source,
+                recording,
+                self.ranges,
+                self.scoring,
+                observed=self.asked.observed,
+                window=self.asked.window,
+                horizon=self.asked.horizon,
+            )
+            found[recording.name] = point.plain() | self._sampled(forecaster, recording, number)
+        return found
+
+    def references(self) -> dict[str, dict[str, Any]]:
+        """Measure what stands beside samples: other recordings, no change, no shape."""
+        rows: dict[str, dict[str, Any]] = {FLOOR: {}, STILL: {}}
+        for recording in self.tests:
+            now = torch.from_numpy(recording.positions[self.asked.observed - 1])
+            others = true_courses(
+                self.training, self.asked.observed, self.course, self.scoring.samples
+            )
+            rows[FLOOR][recording.name] = self._measured(recording, others)
+            still = still_course(now, self.course, now)
+            rows[STILL][recording.name] = self._measured(recording, still)
+            if self.source.reference is not None:
+                mean = torch.stack(
+                    [torch.from_numpy(one.positions[:]).mean(dim=0) for one in self.training]
+                ).mean(dim=0)
+                course = still_course(now, self.course, mean)
+                rows.setdefault(MEAN, {})[recording.name] = self._measured(recording, course)
+        return rows
+
+    def true_curves(self) -> dict[str, dict[str, Any]]:
+        """Return what is measured on the truth itself: curves, and energies where they exist."""
+        found: dict[str, dict[str, Any]] = {}
+        for recording in self.tests:
+            truth = self._truth(recording)
+            found[recording.name] = {
+                "rdf": None if truth.radial is None else truth.radial.tolist(),
+                "msd": truth.displacement.tolist(),
+                "vacf": truth.correlation.tolist(),
+                "diffusion": truth.diffusion,
+                "angles": None if truth.torsions is None else truth.torsions[::4].tolist(),
+            }
+            energy = self._energy(recording, truth.even)
+            if energy is not None:
+                found[recording.name]["energy"] = energy
+        return found
+
+    def _sampled(
+        self, forecaster: AtomForecaster, recording: Recording, number: int
+    ) -> dict[str, Any]:
+        asked, scoring = self.asked, self.scoring
+        chance = torch.Generator().manual_seed(1000 * scoring.seed + number)
+        window = window_at(self.source, recording, asked.observed - 1, asked.observed)
+        course = drawn(forecaster, window, self.course, scoring.samples, chance)
+        if course is None:
+            return {"samples": None, "measured": None}
+        judged = sample_scores(
+            forecaster,
+            self.source,
+            recording,
+            scoring,
+            window=asked.window,
+            horizon=asked.horizon,
+            generator=chance,
+        )
+        return {"samples": judged, "measured": self._measured(recording, course)}
+
+    def _measured(self, recording: Recording, course: Drawn) -> dict[str, Any]:
+        values = self._truth(recording).measured(course)
+        energy = self._energy(recording, course.frames(course.course.even))
+        return values if energy is None else values | {"energy": energy}
+
+    def _truth(self, recording: Recording) -> Truth:
+        if recording.name not in self._truths:
+            self._truths[recording.name] = Truth(
+                self.source, recording, self.asked.observed, self.course, self.asked.linear_ps
+            )
+        return self._truths[recording.name]
+
+    def _energy(self, recording: Recording, frames: Tensor) -> float | None:
+        """Return the mean energy of a few of some frames per atom, kJ/mol, where it is known."""
+        if self.asked.forces is None or self.energy_note:
+            return None
+        if self._energies is None:
+            try:
+                self._energies = energies_of(
+                    self.asked.forces, self.source.system, recording.box(0)
+                )
+            except UndulaError as error:
+                self.energy_note = f"no energies: {error}"
+                return None
+        few = frames[:: max(1, len(frames) // ENERGY_FRAMES)][:ENERGY_FRAMES]
+        mean = float(self._energies(few).mean()) / len(self.source.system)
+        return mean if abs(mean) < float("inf") else None
+
+
