@@ -4,7 +4,6 @@ import pytest
 import torch
 from tests.nn.turning import reflection, rotation
 
-from undula.errors import UsageError
 from undula.motion.decoder import LARGEST, DecoderConfig, FusionDecoder
 from undula.motion.levels import ahead
 
@@ -63,9 +62,8 @@ def test_parts_add_up_to_the_positions(config):
 
 
 def test_the_order_of_magnitude_of_the_spread_is_bounded():
-    huge = [(1e6 * s, v) for s, v in states()]
-    net = decoder(DecoderConfig(), 100.0)
-    assert float(net(huge, WHEN).spread.abs().max()) <= LARGEST
+    spread = decoder(DecoderConfig(), 100.0)(states(), WHEN).spread.detach()
+    assert float(spread.abs().max()) == LARGEST
 
 
 @EVERY_FORM
@@ -80,8 +78,3 @@ def test_levels_that_are_not_there_do_not_matter_to_a_coarser_decoding():
         for weight in net.read[2].parameters():
             weight.fill_(float("nan"))
     assert torch.isfinite(net(states(2), WHEN).positions).all()
-
-
-def test_refuses_another_fusion():
-    with pytest.raises(UsageError, match="attention"):
-        DecoderConfig(fusion="mean")

@@ -1,4 +1,4 @@
-"""``undula forecast``: a structure to its moving surface at any time."""
+"""``undula forecast``: a structure to its moving surface, or a window to its moving atoms."""
 
 from __future__ import annotations
 
@@ -6,69 +6,122 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
 
 from undula import units
 from undula.cli.options import STRUCTURE_OPTIONS, flush_denormals, parse, parser
-from undula.data.bundled import models
+from undula.data.bundled import models, motion_models
 from undula.errors import InputError, UsageError
 
 FORMATS = ("html", "ply")
+ATOM_FORMATS = ("html", "xtc", "pdb")
 SAMPLES = 32
 """Drawn by default where the model can: enough for a 90 % interval, and cheap."""
+ATOM_SAMPLES = 8
+"""Whole futures drawn by default: each is a file."""
+_OF_SURFACES: dict[str, Any] = {"spacing": 1.0, "level": 0.0}
+_OF_ATOMS: dict[str, Any] = {"last": None, "wrap": False}
 
 
 def run(words: Sequence[str]) -> int:
-    """Forecast the moving surface of a structure and export it."""
-    p = parser("forecast", "Forecast the moving surface of a structure with a trained model.")
+    """Forecast the moving surface of a structure, or the atoms after a window, and export it."""
+    p = _parser()
+    options = parse(p, words)
+    atoms = options.window is not None
+    _check_kind(options, atoms=atoms)
+    known = ATOM_FORMATS if atoms else FORMATS
+    text = options.formats if options.formats is not None else ("html,xtc" if atoms else "html")
+    formats = [name for name in text.split(",") if name]
+    unknown = [name for name in formats if name not in known]
+    if unknown:
+        raise UsageError(f"there is no format {unknown[0]}; there are {', '.join(known)}")
+    times_ps = units.times(options.time)
+    if options.samples == 1:
+        raise UsageError("one sample has no spread; draw at least 2, or 0 for the mean alone")
+    flush_denormals()
+    if atoms:
+        return _forecast_atoms(options, formats, times_ps)
+    return _forecast_surface(options, formats, times_ps)
+
+
+def _parser() -> ArgumentParser:
+    p = parser(
+        "forecast",
+        "Forecast the moving surface of a structure or, with --window, every atom after the last "
+        "observed frame, with a trained model.",
+    )
     p.add_argument("structure", help="PDB, mmCIF or GRO file; may be gzipped")
+    p.add_argument("--window", help="trajectory of these atoms whose end is observed: forecast atoms")
+    p.add_argument(
+        "--last",
+        type=int,
+        help="observe so many frames of the window, not all that the model takes",
+    )
     p.add_argument(
         "--model",
-        default="any",
-        help="run folder of undula train, or a bundled model: "
-        f"{', '.join(models())} (default: any)",
+        help="run folder of undula train, or a bundled model: for surfaces "
+        f"{', '.join(models())} (default: any), for atoms {', '.join(motion_models())} (default: "
+        "the one that knows them)",
     )
     p.add_argument(
         "--time",
         required=True,
-        help="START:STOP:STEP or t1,t2,… since the structure, for instance 0:100ns:2ns (bare: ps)",
+        help="START:STOP:STEP or t1,t2,… since the structure or the last observed frame, for "
+        "instance 0:100ns:2ns (bare: ps)",
     )
     p.add_argument("-o", "--out", required=True, help="the result folder")
     p.add_argument(
         "--samples",
         type=int,
-        help="to draw beside the typical surface: their spread is the forecast's own uncertainty "
-        f"(default: {SAMPLES} of a model that can, 0 of one that cannot)",
+        help="to draw beside the typical surface or the mean: their spread is the forecast's own "
+        f"uncertainty (default: {SAMPLES} of a surface model that can, 0 of one that cannot; "
+        f"{ATOM_SAMPLES} futures of atoms)",
     )
     p.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     p.add_argument("--spacing", type=float, default=1.0, help="of the meshes, Å (default: 1)")
     p.add_argument("--level", type=float, default=0.0, help="of the level set, Å (default: 0)")
-    p.add_argument("--formats", default="html", help="html, ply, or both: html,ply")
+    p.add_argument(
+        "--wrap",
+        action="store_true",
+        help="write molecules within the box; by default they go on through its walls",
+    )
+    p.add_argument(
+        "--formats",
+        help="for surfaces html, ply or both (default: html), for atoms some of html,xtc,pdb "
+        "(default: html,xtc)",
+    )
     for flag, options in STRUCTURE_OPTIONS.items():
-        p.add_argument(flag, **options)
-    options = parse(p, words)
-    formats = [name for name in options.formats.split(",") if name]
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise UsageError(f"there is no format {unknown[0]}; there are {', '.join(FORMATS)}")
-    times_ps = units.times(options.time)
-    if options.samples == 1:
-        raise UsageError("one sample has no spread; draw at least 2, or 0 for the typical surface")
+        kept = {"default": None, "help": f"{options['help']}; with --window: keep"}
+        all_atoms = flag in ("--hydrogens", "--heterogens")
+        p.add_argument(flag, **(options | kept if all_atoms else options))
+    return p
 
+
+def _check_kind(options: Namespace, *, atoms: bool) -> None:
+    """Raise where an option of the other kind of forecast was given."""
+    for name, default in (_OF_SURFACES if atoms else _OF_ATOMS).items():
+        if getattr(options, name) != default:
+            without = "surfaces; leave out --window" if atoms else "atoms; add --window TRAJECTORY"
+            raise UsageError(f"--{name} is for forecasts of {without}, or leave --{name} out")
+
+
+def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[float]) -> int:
     from undula.io.structures import load_structure
     from undula.surface.forecast import forecast
     from undula.surface.trained_mixture import load_trained
     from undula.viz.export import export
 
-    flush_denormals()
     structure = load_structure(
         Path(options.structure),
         chain=options.chain,
         altloc=options.altloc,
-        hydrogens=options.hydrogens,
-        heterogens=options.heterogens,
+        hydrogens=options.hydrogens or "drop",
+        heterogens=options.heterogens or "drop",
         length_unit=options.length_unit,
     )
-    trained = load_trained(_model(options.model))
+    trained = load_trained(_model(options.model or "any", models()))
     samples = options.samples
     if samples is None:
         samples = SAMPLES if trained.distributional else 0
@@ -88,13 +141,52 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def _model(name: str) -> Path:
+def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float]) -> int:
+    from undula.io.kinds import molecular_system
+    from undula.io.structures import load_structure
+    from undula.motion.forecast import bundled_for, forecast_atoms
+    from undula.motion.observed import load_window
+    from undula.motion.trained import TrainedMotion
+    from undula.viz.atoms_export import export_atoms
+
+    structure = load_structure(
+        Path(options.structure),
+        select="all",
+        chain=options.chain,
+        altloc=options.altloc,
+        hydrogens=options.hydrogens or "keep",
+        heterogens=options.heterogens or "keep",
+        length_unit=options.length_unit,
+    )
+    if options.model is None:
+        trained = bundled_for(molecular_system(structure))
+    else:
+        trained = TrainedMotion.load(_model(options.model, motion_models()))
+    window = load_window(
+        structure,
+        Path(options.window),
+        frame_ps=trained.climatology.frame_ps,
+        last=options.last or trained.climatology.observed,
+    )
+    samples = ATOM_SAMPLES if options.samples is None else options.samples
+    moving = forecast_atoms(window, times_ps, trained, samples=samples, seed=options.seed)
+    notices = export_atoms(moving, Path(options.out), formats=formats, wrap=options.wrap)
+    for notice in [*moving.notices, *notices]:
+        print(f"notice: {notice}", file=sys.stderr)
+    drawn = f", {samples} samples" if samples else ""
+    print(
+        f"{options.out}: {len(structure)} atoms of {structure.name} at {len(times_ps)} times after "
+        f"{window.now_ps:g} ps{drawn}"
+    )
+    return 0
+
+
+def _model(name: str, bundled: dict[str, Path]) -> Path:
     """Return the folder of a model; a run folder named like a bundled model is ``./name``."""
-    bundled = models()
     if name in bundled:
         return bundled[name]
     if not Path(name).is_dir():
         near = get_close_matches(name, bundled, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(bundled)}"
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(bundled) or 'none'}"
         raise InputError(f"{name} is neither a run folder nor a bundled model{hint}")
     return Path(name)

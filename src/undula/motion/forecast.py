@@ -24,6 +24,8 @@ from undula.types import MolecularSystem
 
 FORMAT = 1
 KIND = "atoms"
+STATE = "state"
+"""Folder, within that of the result, of what `MovingAtoms.load` reads."""
 LINEAR_ROW = "linear response"
 """The row fitted in training that a model has to beat."""
 _PARTS = ("mean", "spread", "velocities")
@@ -95,8 +97,9 @@ class MovingAtoms:
                 f"ps after the last observed frame and by {last:.2g} Å at {self.lags_ps[-1]:g} ps."
             )
         known.append(
-            "The mean is no state the molecule is ever in: where little can be known its atoms "
-            "draw together. Samples are."
+            "The mean is what is expected of each atom, not a state in which the molecules ever "
+            "are: where little can be known it is wrong in bonds and contacts. Samples are such "
+            "states, as far as the model goes."
         )
         return known
 
@@ -107,15 +110,16 @@ class MovingAtoms:
             folder: New, or of an earlier forecast, which is replaced.
         """
         (folder / "forecast.json").unlink(missing_ok=True)
+        state = folder / STATE
         arrays: dict[str, Tensor | None] = {"now": self.now, "samples": self.samples}
         arrays |= {"box": self.box, "reference": self.reference}
         for label, row in self._rows():
             arrays |= {f"{label}{part}": getattr(row, part) for part in _PARTS}
-        files = write_structure(folder, self.system.structure) | write_system(folder, self.system)
+        files = write_structure(state, self.system.structure) | write_system(state, self.system)
         for label, value in arrays.items():
             if value is not None:
                 numbers = value.detach().cpu().float().numpy()
-                files[f"{label}.npy"] = atomic.write_array(folder / f"{label}.npy", numbers)
+                files[f"{label}.npy"] = atomic.write_array(state / f"{label}.npy", numbers)
         atomic.write_json(
             folder / "forecast.json",
             {
@@ -149,20 +153,20 @@ class MovingAtoms:
         if described.get("format") != FORMAT or described.get("kind") != KIND:
             raise InputError(f"{folder} holds no forecast of atoms of format {FORMAT}")
         try:
-            files: dict[str, str] = described["files"]
+            state, files = folder / STATE, dict[str, str](described["files"])
             for name, promised in files.items():
-                if not (folder / name).is_file() or atomic.sha256(folder / name) != promised:
-                    raise InputError(f"{folder / name} is missing or has changed")
+                if not (state / name).is_file() or atomic.sha256(state / name) != promised:
+                    raise InputError(f"{state / name} is missing or has changed")
 
             def array(label: str) -> Tensor | None:
                 if f"{label}.npy" not in files:
                     return None
-                return torch.from_numpy(np.load(folder / f"{label}.npy", allow_pickle=False))
+                return torch.from_numpy(np.load(state / f"{label}.npy", allow_pickle=False))
 
             def needed(label: str) -> Tensor:
                 found = array(label)
                 if found is None:
-                    raise InputError(f"{folder} has no {label}.npy")
+                    raise InputError(f"{state} has no {label}.npy")
                 return found
 
             lags = torch.tensor(described["lags_ps"], dtype=torch.float64)
@@ -176,7 +180,7 @@ class MovingAtoms:
                 )
 
             return cls(
-                system=read_system(folder),
+                system=read_system(state),
                 now=needed("now"),
                 now_ps=float(described["now_ps"]),
                 box=array("box"),

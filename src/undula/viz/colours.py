@@ -104,7 +104,20 @@ def common_top(meshes: Sequence[Mesh], scalar: str) -> float:
     """
     values = [_numbers(mesh, scalar) for mesh in meshes if scalar in mesh.scalars]
     joined = torch.cat([torch.zeros(0, dtype=torch.float64), *values])
-    quantile = float(np.quantile(joined.numpy(), 0.95)) if len(joined) else 0.0
+    return range_top(joined, 0.95)
+
+
+def range_top(values: Float[Tensor, " n"], share: float) -> float:
+    """Compute a quantile, rounded up to two digits, as the upper end of a colour range.
+
+    Args:
+        values: Any; finite.
+        share: Of the values that lie below it.
+
+    Returns:
+        A positive number; 1 where nothing is above zero.
+    """
+    quantile = float(np.quantile(values.numpy(), share)) if len(values) else 0.0
     if quantile <= 0:
         return 1.0
     unit = 10.0 ** (math.floor(math.log10(quantile)) - 1)

@@ -1,7 +1,7 @@
-"""The page: one HTML file that shows a moving surface beside the truth, and asks for nothing.
+"""The page: one HTML file that shows what moves beside the truth, and asks for nothing.
 
-Meshes, code, style and texts are inside the file. A content-security policy forbids every
-request and every script but the two of ours, which it names by their hashes.
+Surfaces (`Page`) and atoms (`undula.viz.atoms_page`) share it. Numbers, code, style and texts are inside the file. A content-security policy forbids every
+request and every script but ours, which it names by their hashes.
 """
 
 from __future__ import annotations
@@ -20,72 +20,111 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from undula import atomic
 from undula.errors import InputError
 from undula.types import Mesh
 from undula.viz.colours import STEPS, colour_map, colour_steps, common_top
-from undula.viz.rendering import common_view
+from undula.viz.rendering import View, common_view
 from undula.viz.shading import openness
 
 _FINEST = 65_535
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Page:
-    """What a page shows. Texts may hold any characters; they are shown, never obeyed.
+class PageText:
+    """What a page says. Texts may hold any characters; they are shown, never obeyed.
 
     Attributes:
         title: The heading.
         times_ps: Strictly increasing; one per frame.
-        forecast: One mesh per time; an empty one is shown as "no surface at this time".
-        truth: The same for the truth, or none: then there is a single view.
-        scalar: Which number colours both views first; every forecast mesh has it.
-        scalar_label: Its name for people, with the unit.
-        further_scalars: Other numbers to choose instead, such as the spread of the samples, and
-            their labels. A view whose meshes lack one is grey while it is chosen.
         scores: Rows of a small table: the name of the row and, by metric, ready text.
         score_series: A metric over time by row name, one number per time; NaN leaves a gap.
         score_label: What the series measure.
         notes: Honest sentences: what the model is, whether it beats the copied frame.
         truth_label: Name of the left view.
         forecast_label: Name of the right view.
-        others: What the forecast's view can show instead, such as single samples: by name, a mesh
-            per time.
-        form: Name of the forecast itself among them.
+        form: Name of the forecast itself among what its view can show.
     """
 
     title: str
     times_ps: Sequence[float]
-    forecast: Sequence[Mesh]
-    truth: Sequence[Mesh] | None = None
-    scalar: str = "displacement"
-    scalar_label: str = "displacement from the first frame, Å"
-    further_scalars: Mapping[str, str] = field(default_factory=dict)
     scores: Sequence[tuple[str, Mapping[str, str]]] = ()
     score_series: Mapping[str, Sequence[float]] | None = None
     score_label: str = "IoU"
     notes: Sequence[str] = ()
     truth_label: str = "simulation"
     forecast_label: str = "forecast"
-    others: Mapping[str, Sequence[Mesh]] = field(default_factory=dict)
     form: str = "typical surface"
 
-    def __post_init__(self) -> None:
+    def check_lengths(self, shown: Mapping[str, int]) -> None:
+        """Raise where the times do not increase or something has another number of frames.
+
+        Args:
+            shown: Number of frames by name.
+
+        Raises:
+            InputError: See above.
+        """
         steps = np.diff(np.asarray(self.times_ps, dtype=float), prepend=-np.inf)
         if not len(steps) or not np.isfinite(steps[1:]).all() or not (steps > 0).all():
             raise InputError(f"page {self.title!r}: the times should be finite and increase")
         series = self.score_series or {}
-        lengths = {"forecast": len(self.forecast)} | {name: len(series[name]) for name in series}
-        if self.truth is not None:
-            lengths["truth"] = len(self.truth)
-        lengths |= {name: len(meshes) for name, meshes in self.others.items()}
-        for name, length in lengths.items():
+        for name, length in (shown | {name: len(series[name]) for name in series}).items():
             if length != len(self.times_ps):
                 raise InputError(
                     f"page {self.title!r}: {len(self.times_ps)} times but {length} of {name}"
                 )
+
+    def described(self) -> dict[str, Any]:
+        """Return what the page must know of its texts as plain values."""
+        series = self.score_series or {}
+        return {
+            "title": self.title,
+            "times_ps": [float(time) for time in self.times_ps],
+            "colours": [
+                "#" + bytes(np.rint(colour * 255).astype(np.uint8)).hex() for colour in colour_map()
+            ],
+            "form": self.form,
+            "score_label": self.score_label,
+            "series": [
+                {
+                    "name": name,
+                    "values": [float(v) if np.isfinite(v) else None for v in series[name]],
+                }
+                for name in series
+                if np.isfinite(np.asarray(series[name], dtype=float)).any()
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Page(PageText):
+    """A page of moving surfaces.
+
+    Attributes:
+        forecast: One mesh per time; an empty one is shown as "no surface at this time".
+        truth: The same for the truth, or none: then there is a single view.
+        scalar: Which number colours both views first; every forecast mesh has it.
+        scalar_label: Its name for people, with the unit.
+        further_scalars: Other numbers to choose instead, such as the spread of the samples, and
+            their labels. A view whose meshes lack one is grey while it is chosen.
+        others: What the forecast's view can show instead, such as single samples: by name, a mesh
+            per time.
+    """
+
+    forecast: Sequence[Mesh]
+    truth: Sequence[Mesh] | None = None
+    scalar: str = "displacement"
+    scalar_label: str = "displacement from the first frame, Å"
+    further_scalars: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, Sequence[Mesh]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        truth = {} if self.truth is None else {"truth": len(self.truth)}
+        others = {name: len(meshes) for name, meshes in self.others.items()}
+        self.check_lengths({"forecast": len(self.forecast)} | truth | others)
         for index, mesh in enumerate(self.forecast):
             for scalar in self.labels:
                 if not mesh.is_empty and scalar not in mesh.scalars:
@@ -123,23 +162,50 @@ def write_page(path: Path, page: Page) -> str:
         InputError: A scalar holds values that are not finite.
         MachineError: The place is full, read-only or not allowed.
     """
-    description, meshes = _packed(page)
-    text = {name: _asset(name) for name in ("page.css", "page.js", "three.bundle.js")}
-    scripts = " ".join(_fingerprint(text[name]) for name in ("three.bundle.js", "page.js"))
+    return write_document(path, page, *_packed(page), "Moving surface", ("page.js",))
+
+
+def write_document(
+    path: Path,
+    page: PageText,
+    description: Mapping[str, Any],
+    payload: bytes,
+    thing: str,
+    scripts: Sequence[str],
+) -> str:
+    """Write the HTML file of a page.
+
+    Args:
+        path: The file.
+        page: Its texts.
+        description: What the script must know.
+        payload: Compressed numbers.
+        thing: What is shown, for those who hear it.
+        scripts: Names of the script files of ours, in their order.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        MachineError: The place is full, read-only or not allowed.
+    """
+    style, three = _asset("page.css"), _asset("three.bundle.js")
+    script = "".join(_asset(name) for name in scripts)
     policy = (
-        f"default-src 'none'; script-src {scripts}; style-src {_fingerprint(text['page.css'])}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_fingerprint(three)} {_fingerprint(script)}; "
+        f"style-src {_fingerprint(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
     content = Template(_asset("page.html")).substitute(
         policy=policy,
         title=html.escape(page.title),
-        style=text["page.css"],
+        thing=html.escape(thing),
+        style=style,
         table=_table(page),
         notes=_notes(page),
         page=_inert_json(description),
-        meshes=base64.b64encode(meshes).decode(),
-        three=text["three.bundle.js"],
-        script=text["page.js"],
+        meshes=base64.b64encode(payload).decode(),
+        three=three,
+        script=script,
     )
     return atomic.write(path, content)
 
@@ -161,7 +227,7 @@ def _inert_json(value: Mapping[str, Any]) -> str:
     return text
 
 
-def _table(page: Page) -> str:
+def _table(page: PageText) -> str:
     if not page.scores:
         return ""
     metrics = list(dict.fromkeys(metric for _, row in page.scores for metric in row))
@@ -178,7 +244,7 @@ def _table(page: Page) -> str:
     )
 
 
-def _notes(page: Page) -> str:
+def _notes(page: PageText) -> str:
     if not page.notes:
         return ""
     items = "".join(f"<li>{html.escape(note)}</li>" for note in page.notes)
@@ -205,38 +271,42 @@ def _packed(page: Page) -> tuple[dict[str, Any], bytes]:
         sizes = [(0, 0) if m.is_empty else (len(m.vertices), len(m.faces)) for m in meshes]
         described.append({"name": name, "scalars": present, "sizes": sizes})
         for mesh in shown:
-            steps = np.rint((mesh.vertices.detach().cpu().double().numpy() - low) / size * _FINEST)
-            streams += [_stream(axis, 2) for axis in steps.T]
+            streams += place_streams(mesh.vertices.detach().cpu().double().numpy(), low, size)
             width = 2 if len(mesh.vertices) <= _FINEST + 1 else 4
-            streams.append(_stream(mesh.faces.cpu().numpy().reshape(-1), width))
-            streams.append(_stream(np.rint(openness(mesh).numpy() * (STEPS - 1)), 1))
+            streams.append(stream(mesh.faces.cpu().numpy().reshape(-1), width))
+            streams.append(stream(np.rint(openness(mesh).numpy() * (STEPS - 1)), 1))
             for scalar in scalars:
-                streams.append(_stream(colour_steps(mesh, scalar, tops[scalar]), 1))
-    series = page.score_series or {}
-    description = {
-        "title": page.title,
-        "times_ps": [float(time) for time in page.times_ps],
+                streams.append(stream(colour_steps(mesh, scalar, tops[scalar]), 1))
+    description = page.described() | {
         "box": {"low": low.tolist(), "size": size.tolist()},
-        "view": {
-            "axes": view.axes.tolist(),
-            "centre": view.centre.tolist(),
-            "half": view.half.tolist(),
-        },
+        "view": seen_from(view),
         "scalars": [{"label": page.labels[name], "top": tops[name]} for name in page.labels],
-        "colours": [
-            "#" + bytes(np.rint(colour * 255).astype(np.uint8)).hex() for colour in colour_map()
-        ],
         "views": described[: len(page.views)],
         "others": described[len(page.views) :],
-        "form": page.form,
-        "score_label": page.score_label,
-        "series": [
-            {"name": name, "values": [float(v) if np.isfinite(v) else None for v in series[name]]}
-            for name in series
-            if np.isfinite(np.asarray(series[name], dtype=float)).any()
-        ],
     }
-    return description, gzip.compress(b"".join(streams), compresslevel=9, mtime=0)
+    return description, packed(streams)
+
+
+def seen_from(view: View) -> dict[str, list[Any]]:
+    """Return a view as plain values."""
+    return {
+        "axes": view.axes.tolist(),
+        "centre": view.centre.tolist(),
+        "half": view.half.tolist(),
+    }
+
+
+def packed(streams: Sequence[bytes]) -> bytes:
+    """Join and compress streams of numbers; same numbers, same bytes."""
+    return gzip.compress(b"".join(streams), compresslevel=9, mtime=0)
+
+
+def place_streams(
+    points: Float[np.ndarray, "n 3"], low: Float[np.ndarray, " 3"], size: Float[np.ndarray, " 3"]
+) -> list[bytes]:
+    """Write places as x, then y, then z, in two bytes each, within a box."""
+    return [stream(axis, 2) for axis in np.rint((points - low) / size * _FINEST).T]
+
 
 
 def _box(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +317,7 @@ def _box(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
     return low.numpy(), (points.max(dim=0).values - low).clamp(min=1e-6).numpy()
 
 
-def _stream(values: np.ndarray, width: int) -> bytes:
+def stream(values: np.ndarray, width: int) -> bytes:
     """Write whole numbers as differences to the one before, in planes of bytes, lowest first."""
     steps: Integer[np.ndarray, " n"] = np.diff(values.astype(np.int64), prepend=0)
     return b"".join(

@@ -52,7 +52,11 @@ def common_view(meshes: Sequence[Mesh]) -> View:
     parts = [mesh.vertices.detach().cpu().double() for mesh in meshes if not mesh.is_empty]
     if not parts:
         return View(axes=torch.eye(3), centre=torch.zeros(3), half=torch.full((3,), 0.5))
-    points = torch.cat(parts)
+    return view_of_points(torch.cat(parts))
+
+
+def view_of_points(points: Float[Tensor, "n 3"]) -> View:
+    """Compute `common_view` for points, of which there is at least one."""
     mean = points.mean(dim=0)
     _, vectors = torch.linalg.eigh((points - mean).T @ (points - mean))
     axes = vectors.T.flip(0)

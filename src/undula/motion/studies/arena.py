@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undula.errors import UndulaError
+from undula.errors import InputError, MachineError
 from undula.io.recordings import Recording
 from undula.motion.baselines.trivial import ObservedMean, trivial_forecasters
 from undula.motion.climatology import Example, knot_frames
@@ -54,6 +54,17 @@ class Arena:
         self.energy_note = ""
         self._truths: dict[str, Truth] = {}
         self._energies: Energies | None = None
+        if self.asked.forces is not None:
+            box = self.tests[0].box(0)
+            try:
+                self._energies = energies_of(self.asked.forces, self.source.system, box)
+            except (InputError, MachineError) as error:
+                self.energy_note = f"no energies: {error}"
+
+    @property
+    def has_energies(self) -> bool:
+        """Whether samples get energies, on which their scores depend."""
+        return self._energies is not None
 
     def trivial(self) -> list[AtomForecaster]:
         """Fit the trivial rows on windows of the training recordings."""
@@ -61,7 +72,7 @@ class Arena:
         knots = knot_frames(asked.horizon)
         frames = None
         if source.reference is not None:
-            frames = torch.cat([torch.from_numpy(one.positions[:]) for one in self.training])
+            frames = torch.cat([one.slice(0, len(one))[0] for one in self.training])
         rows = trivial_forecasters(self._examples(knots), knots, frames)
         if self.tests[0].boxes is not None:
             rows.insert(2, ObservedMean(wrapped=True, name="observed mean, wrapped"))
@@ -97,7 +108,7 @@ class Arena:
         """Measure what stands beside samples: other recordings, no change, no shape."""
         rows: dict[str, dict[str, Any]] = {FLOOR: {}, STILL: {}}
         for recording in self.tests:
-            now = torch.from_numpy(recording.positions[self.asked.observed - 1])
+            now = recording.slice(self.asked.observed - 1, self.asked.observed)[0][0]
             others = true_courses(
                 self.training, self.asked.observed, self.course, self.scoring.samples
             )
@@ -106,7 +117,7 @@ class Arena:
             rows[STILL][recording.name] = self._measured(recording, still)
             if self.source.reference is not None:
                 mean = torch.stack(
-                    [torch.from_numpy(one.positions[:]).mean(dim=0) for one in self.training]
+                    [one.slice(0, len(one))[0].mean(dim=0) for one in self.training]
                 ).mean(dim=0)
                 course = still_course(now, self.course, mean)
                 rows.setdefault(MEAN, {})[recording.name] = self._measured(recording, course)
@@ -124,7 +135,7 @@ class Arena:
                 "diffusion": truth.diffusion,
                 "angles": None if truth.torsions is None else truth.torsions[::4].tolist(),
             }
-            energy = self._energy(recording, truth.even)
+            energy = self._energy(truth.even)
             if energy is not None:
                 found[recording.name]["energy"] = energy
         return found
@@ -151,7 +162,7 @@ class Arena:
 
     def _measured(self, recording: Recording, course: Drawn) -> dict[str, Any]:
         values = self._truth(recording).measured(course)
-        energy = self._energy(recording, course.frames(course.course.even))
+        energy = self._energy(course.frames(course.course.even))
         return values if energy is None else values | {"energy": energy}
 
     def _truth(self, recording: Recording) -> Truth:
@@ -161,20 +172,10 @@ class Arena:
             )
         return self._truths[recording.name]
 
-    def _energy(self, recording: Recording, frames: Tensor) -> float | None:
+    def _energy(self, frames: Tensor) -> float | None:
         """Return the mean energy of a few of some frames per atom, kJ/mol, where it is known."""
-        if self.asked.forces is None or self.energy_note:
-            return None
         if self._energies is None:
-            try:
-                self._energies = energies_of(
-                    self.asked.forces, self.source.system, recording.box(0)
-                )
-            except UndulaError as error:
-                self.energy_note = f"no energies: {error}"
-                return None
+            return None
         few = frames[:: max(1, len(frames) // ENERGY_FRAMES)][:ENERGY_FRAMES]
         mean = float(self._energies(few).mean()) / len(self.source.system)
         return mean if abs(mean) < float("inf") else None
-
-

@@ -127,7 +127,7 @@ def true_courses(
     starts = torch.linspace(observed - 1, (observed - 1) / 2, turns).long().tolist()
     chosen = [(one, start) for start in starts for one in recordings][:count]
     return Drawn(
-        nows=torch.stack([torch.from_numpy(one.positions[start]) for one, start in chosen]),
+        nows=torch.stack([one.slice(start, start + 1)[0][0] for one, start in chosen]),
         course=course,
         futures=torch.stack(
             [
@@ -205,9 +205,9 @@ class Truth:
         self.rows = [observed - 1 + lag for lag in even_frames(horizon, _TRUE_FRAMES)]
         self.even = torch.from_numpy(recording.positions[self.rows])
         self.box = recording.box(observed - 1)
-        whole = torch.from_numpy(recording.positions[observed - 1 : observed + horizon])
+        whole, _, _ = recording.slice(observed - 1, observed + horizon)
         knots = torch.tensor(course.knots)
-        free = drift_free(whole, self.system.masses)
+        free = drift_free(whole, self.system.masses.to(whole))
         self.displacement = mean_squared_displacement(free, knots)
         self.diffusion = None if self.box is None else self._slope(self.displacement)
         self.correlation = _correlation(whole[: _TRUE_COURSE + 1], course)
@@ -252,7 +252,7 @@ class Truth:
         now = found.nows[:, None]
         places = found.course.places(found.course.knots)
         paths = torch.cat([now, found.futures[:, places]], dim=1)
-        free = torch.stack([drift_free(path, self.system.masses) for path in paths])
+        free = torch.stack([drift_free(path, self.system.masses.to(path)) for path in paths])
         moved = (free[:, 1:] - free[:, :1]).square().sum(dim=-1).mean(dim=(0, 2)).double()
         values: dict[str, Any] = {"msd": moved.tolist()}
         if self.box is not None:

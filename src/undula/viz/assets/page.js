@@ -221,7 +221,7 @@
       if (atoms) {
         view.halo.geometry.dispose();
         view.halo.geometry = atoms.halo(frame);
-        view.halo.visible = state.halo && atoms.isSpread(frame);
+        view.halo.visible = state.halo && state.form === 0 && atoms.isSpread(frame);
       }
       view.empty.hidden = !isEmpty;
       const remarks = ofForecast(view) && forms.length ? [forms[state.form]] : [];
