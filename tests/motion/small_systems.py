@@ -59,7 +59,7 @@ def system(elements: list[str], bonds: list[tuple[int, int]], molecules: list[in
         bonds=torch.tensor(bonds, dtype=torch.int64).reshape(-1, 2).T.contiguous(),
         molecules=torch.tensor(molecules),
         kinds=np.array(elements),
-        masses=torch.tensor([MASSES[symbol] for symbol in elements]),
+        masses=torch.tensor([MASSES[symbol] for symbol in elements], dtype=torch.float64),
     )
 
 
@@ -172,9 +172,8 @@ def trained(
     usual = fitted_usual(
         (one.window for one in examples), kinds, len(climatology.kinds), ages
     )
-    model = DoMiNO(
-        MotionModelConfig(encoder=encoder, levels=levels), len(climatology.kinds)
-    ).double()
+    config = MotionModelConfig(encoder=encoder, levels=levels)
+    model = DoMiNO(config, len(climatology.kinds), 0).double()
     return TrainedMotion(
         model=(model if silent else stirred(model)).eval().requires_grad_(False),
         climatology=climatology,
@@ -203,3 +202,41 @@ def recorded(
         provenance={"origin": "drawn", "licence": "none"},
         reference=reference,
     )
+
+
+def vibrating(molecules: int, frames: int, generator: torch.Generator) -> RecordedFrames:
+    """Integrate pairs of carbons on springs that swing and turn, each pair far from the others."""
+    stiffness, length, step, every = 40.0, 1.5, 0.01, 10
+
+    def force(x: Tensor) -> Tensor:
+        between = x[:, 1] - x[:, 0]
+        now = between.norm(dim=-1, keepdim=True)
+        pull = stiffness * (now - length) * between / now
+        return torch.stack([pull, -pull], dim=1)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    ends = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
+    axis = torch.nn.functional.normalize(numbers(molecules, 1, 3), dim=-1)
+    apart = length + 0.6 * numbers(molecules, 1, 1).clamp(-1, 1)
+    places = 30 * torch.arange(molecules, dtype=torch.float64)[:, None, None]
+    x, v = places + ends * axis * apart, 0.8 * ends * numbers(molecules, 1, 3)
+    positions, velocities = [], []
+    for number in range(frames * every):
+        if number % every == 0:
+            positions.append(x)
+            velocities.append(v)
+        v = v + step / 2 * force(x)
+        x = x + step * v
+        v = v + step / 2 * force(x)
+    return RecordedFrames(
+        positions=torch.stack(positions).flatten(1, 2),
+        velocities=torch.stack(velocities).flatten(1, 2),
+        frame_ps=step * every,
+    )
+
+
+def pairs(molecules: int) -> MolecularSystem:
+    bonds = [(2 * k, 2 * k + 1) for k in range(molecules)]
+    return system(["C"] * 2 * molecules, bonds, [k for k in range(molecules) for _ in range(2)])

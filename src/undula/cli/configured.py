@@ -14,6 +14,8 @@ from undula.cli.options import parse_values, parser
 from undula.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from undula.motion.studies.protocol import MotionProtocol, MotionRow, Opened
+    from undula.motion.studies.runs import MotionTraining
     from undula.surface.studies.protocol import Protocol, StudyRow
     from undula.surface.studies.runs import Training
 
@@ -84,6 +86,26 @@ def read_protocol(name: str) -> Protocol:
     return Protocol(**vars(p.instantiate(parse_values(p, read_yaml(path), str(path)))))
 
 
+def read_motion_protocol(name: str) -> MotionProtocol:
+    """Read a study protocol of moving atoms; raises what `read_protocol` does."""
+    from undula.motion.studies.protocol import MotionProtocol
+
+    path = bundled_or_file("protocols", name)
+    p = parser("evaluate --protocol", "A study of moving atoms.")
+    p.add_class_arguments(MotionProtocol, as_group=False)
+    return MotionProtocol(**vars(p.instantiate(parse_values(p, read_yaml(path), str(path)))))
+
+
+def protocol_kind(name: str) -> str:
+    """Return what a protocol is about: "surface" or "motion".
+
+    Raises:
+        UsageError: There is no such protocol.
+        InputError: The file is not readable.
+    """
+    return str(read_yaml(bundled_or_file("protocols", name)).get("kind", "surface"))
+
+
 def training(
     preset: str,
     changes: Mapping[str, Any],
@@ -133,6 +155,48 @@ def row_training(
     """Resolve a row of a protocol (`training`)."""
     place = f"row {row.name}"
     return training(row.preset, row.set, place=place, seed=seed, steps=steps, validation=validation)
+
+
+def motion_training(row: MotionRow, system: Opened, seed: int, steps: int | None) -> MotionTraining:
+    """Resolve a row of a protocol of moving atoms on a system.
+
+    Args:
+        row: What it changes in the system's preset.
+        system: Its preset, and what it changes itself.
+        seed: Of the training.
+        steps: In place of those of the configuration, if given.
+
+    Raises:
+        UsageError: There is no such preset or key; the preset is none of moving atoms; it sees
+            more frames than the system has, or does not reach its horizon.
+    """
+    from undula.config import TrainConfig, preset_file
+    from undula.motion.studies.runs import MotionTraining
+
+    place, asked = f"row {row.name} on {system.name}", system.asked
+    p: ArgumentParser = parser(place, "A training.")
+    p.add_class_arguments(TrainConfig, as_group=False)
+    base = merged(read_yaml(preset_file(row.preset or asked.preset)), asked.set)
+    values = merged(base, row.set) | {"data": ["-"], "out": "-"}
+    config = TrainConfig(**vars(p.instantiate(parse_values(p, values, place))))
+    found = config.motion
+    if found is None:
+        raise UsageError(f"{place}: the preset {config.preset} is none of moving atoms")
+    if found.batch.observed > asked.window:
+        raise UsageError(
+            f"{place}: batch.observed is {found.batch.observed}, the system's window {asked.window}"
+        )
+    if found.model.levels.horizon < asked.horizon:
+        raise UsageError(
+            f"{place}: levels.horizon is {found.model.levels.horizon}, the system's {asked.horizon}"
+        )
+    changed = {} if steps is None else _shortened(config.fit, steps)
+    return MotionTraining(
+        model=found.model,
+        loss=found.loss,
+        batch=found.batch,
+        fit=replace(config.fit, seed=seed, **changed),
+    )
 
 
 def _shortened(fit: Any, steps: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from undula.cli.options import flush_denormals, parse, parser
+from undula.errors import UsageError
 
 if TYPE_CHECKING:
     from undula.surface.studies.protocol import Protocol
@@ -20,8 +21,25 @@ if TYPE_CHECKING:
 def run(words: Sequence[str]) -> int:
     """Score a forecast, or run a study; write tables, plots and pages."""
     if any(word == "--protocol" or word.startswith("--protocol=") for word in words):
-        return _run_study(words)
+        from undula.cli.configured import protocol_kind
+
+        kind = protocol_kind(_protocol_name(words))
+        return _run_motion_study(words) if kind == "motion" else _run_study(words)
     return _run_result(words)
+
+
+def _protocol_name(words: Sequence[str]) -> str:
+    """Return the protocol that the words name.
+
+    Raises:
+        UsageError: The flag stands at the end.
+    """
+    for index, word in enumerate(words):
+        if word.startswith("--protocol="):
+            return word.split("=", 1)[1]
+        if word == "--protocol" and index + 1 < len(words):
+            return words[index + 1]
+    raise UsageError("--protocol names a study: moe-dsr, domino, or the path of a protocol file")
 
 
 def _run_result(words: Sequence[str]) -> int:
@@ -32,7 +50,12 @@ def _run_result(words: Sequence[str]) -> int:
         "--protocol NAME|FILE trains and scores the rows of a study; add --help to it.",
     )
     p.add_argument("result", help="result folder of undula forecast")
-    p.add_argument("--truth", required=True, help="the trajectory that starts at the structure")
+    p.add_argument(
+        "--truth",
+        required=True,
+        help="the trajectory that starts at the structure or, for atoms, goes on after the window "
+        "on its clock",
+    )
     p.add_argument(
         "--topology", help="structure file of the truth, if its atoms are not the forecast's"
     )
@@ -42,6 +65,10 @@ def _run_result(words: Sequence[str]) -> int:
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parse(p, words)
 
+    from undula.motion.forecast import holds_atoms
+
+    if holds_atoms(Path(options.result)):
+        return _run_atoms(options)
     from undula.io.trajectories import load_trajectory
     from undula.surface.evaluation import EvaluationConfig, evaluate
     from undula.surface.forecast import MovingSurface
@@ -53,6 +80,24 @@ def _run_result(words: Sequence[str]) -> int:
     config = EvaluationConfig(samples=options.samples, spacing=options.spacing, seed=options.seed)
     evaluation = evaluate(moving, truth, config)
     table = write_evaluation(moving, evaluation, Path(options.result))
+    for notice in evaluation.notices:
+        print(f"notice: {notice}", file=sys.stderr)
+    print(json.dumps(table.as_dict(), indent=1) if options.json else table.terminal())
+    return 0
+
+
+def _run_atoms(options: Namespace) -> int:
+    """Score a forecast of atoms; write table, plot and a page that shows truth beside forecast."""
+    from undula.io.trajectories import load_trajectory
+    from undula.motion.forecast import MovingAtoms
+    from undula.motion.forecast_scores import evaluate_atoms
+    from undula.viz.atoms_export import write_atom_evaluation
+
+    folder = Path(options.result)
+    moving = MovingAtoms.load(folder)
+    truth = load_trajectory(options.topology or moving.system.structure, Path(options.truth))
+    evaluation = evaluate_atoms(moving, truth)
+    table = write_atom_evaluation(moving, evaluation, folder)
     for notice in evaluation.notices:
         print(f"notice: {notice}", file=sys.stderr)
     print(json.dumps(table.as_dict(), indent=1) if options.json else table.terminal())
@@ -103,6 +148,76 @@ def _run_study(words: Sequence[str]) -> int:
     text, values = write_study(study, out, None if options.ecod is None else Path(options.ecod))
     print(json.dumps(values, indent=1) if options.json else text)
     return 6 if study.skipped else 0
+
+
+def _run_motion_study(words: Sequence[str]) -> int:
+    """Train the rows of a protocol of moving atoms, score them on test recordings, print tables."""
+    p = parser(
+        "evaluate --protocol",
+        "Train what has no finished run yet, score all on test recordings beside the trivial "
+        "rows, print the tables.",
+    )
+    p.add_argument("--protocol", required=True, help="domino, or the path of a protocol file")
+    p.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        help="folders of recordings: SYSTEM=FOLDER, or a folder that is named like its system",
+    )
+    p.add_argument("--runs", required=True, help="where the run folders lie")
+    p.add_argument("-o", "--out", required=True, help="the folder for scores, tables and figures")
+    p.add_argument("--systems", nargs="+", help="in place of all that have a folder")
+    p.add_argument("--seeds", nargs="+", type=int, help="in place of the protocol's")
+    p.add_argument("--steps", type=int, help="of every training, in place of the presets'")
+    p.add_argument(
+        "--only", nargs="+", default=[], help='rows to take, "trivial" for no model; by default all'
+    )
+    p.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+    options = parse(p, words)
+
+    from undula.cli.configured import motion_training, read_motion_protocol
+    from undula.learn.progress import progress_on
+    from undula.motion.studies.protocol import opened
+    from undula.motion.studies.study import run_motion_study
+    from undula.viz.motion_export import write_motion_study
+
+    flush_denormals()
+    protocol = read_motion_protocol(options.protocol)
+    protocol = replace(protocol, seeds=options.seeds or protocol.seeds)
+    folders = _system_folders(options.data, options.systems)
+    study = run_motion_study(
+        protocol,
+        opened(protocol, folders),
+        lambda row, system, seed: motion_training(row, system, seed, options.steps),
+        runs=Path(options.runs),
+        out=Path(options.out),
+        only=options.only,
+        progress=lambda: progress_on(sys.stderr),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    text, values = write_motion_study(study, Path(options.out), Path(options.runs))
+    print(json.dumps(values, indent=1) if options.json else text)
+    return 6 if study.skipped else 0
+
+
+def _system_folders(data: Sequence[str], systems: Sequence[str] | None) -> dict[str, Path]:
+    """Return the folder of each system.
+
+    Raises:
+        UsageError: A system has two folders, or one that is asked for has none.
+    """
+    found: dict[str, Path] = {}
+    for word in data:
+        named, equals, folder = word.partition("=")
+        path = Path(folder if equals else word)
+        name = named if equals else path.name
+        if name in found:
+            raise UsageError(f"--data has two folders of {name}: {found[name]} and {path}")
+        found[name] = path
+    missing = [name for name in systems or [] if name not in found]
+    if missing:
+        raise UsageError(f"--data has no folder of {missing[0]}; it has {', '.join(found)}")
+    return found if systems is None else {name: found[name] for name in systems}
 
 
 def _changed(protocol: Protocol, options: Namespace) -> Protocol:

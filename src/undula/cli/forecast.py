@@ -144,7 +144,7 @@ def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[flo
 def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float]) -> int:
     from undula.io.kinds import molecular_system
     from undula.io.structures import load_structure
-    from undula.motion.forecast import bundled_for, forecast_atoms
+    from undula.motion.forecast import bundled_for, check_system, forecast_atoms
     from undula.motion.observed import load_window
     from undula.motion.trained import TrainedMotion
     from undula.viz.atoms_export import export_atoms
@@ -158,15 +158,17 @@ def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float
         heterogens=options.heterogens or "keep",
         length_unit=options.length_unit,
     )
+    system = molecular_system(structure)
     if options.model is None:
-        trained = bundled_for(molecular_system(structure))
+        trained = bundled_for(system)
     else:
         trained = TrainedMotion.load(_model(options.model, motion_models()))
+    check_system(system, trained)
     window = load_window(
         structure,
         Path(options.window),
         frame_ps=trained.climatology.frame_ps,
-        last=options.last or trained.climatology.observed,
+        last=trained.climatology.observed if options.last is None else options.last,
     )
     samples = ATOM_SAMPLES if options.samples is None else options.samples
     moving = forecast_atoms(window, times_ps, trained, samples=samples, seed=options.seed)

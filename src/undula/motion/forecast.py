@@ -103,6 +103,26 @@ class MovingAtoms:
         )
         return known
 
+    def at(self, rows: Sequence[int]) -> MovingAtoms:
+        """Return the forecast at some of its times, by their places."""
+        chosen = torch.tensor(list(rows), dtype=torch.int64)
+
+        def some(forecast: AtomForecast) -> AtomForecast:
+            spread, velocities = forecast.spread, forecast.velocities
+            return AtomForecast(
+                lags_ps=forecast.lags_ps[chosen],
+                mean=forecast.mean[chosen],
+                spread=None if spread is None else spread[chosen],
+                velocities=None if velocities is None else velocities[chosen],
+            )
+
+        return replace(
+            self,
+            expected=some(self.expected),
+            samples=self.samples[:, chosen],
+            trivial={name: some(forecast) for name, forecast in self.trivial.items()},
+        )
+
     def save(self, folder: Path) -> None:
         """Write the forecast; ``forecast.json``, the last file, names it whole.
 
@@ -200,6 +220,15 @@ class MovingAtoms:
             raise InputError(f"{folder / 'forecast.json'} is damaged: {error}") from error
 
 
+def holds_atoms(folder: Path) -> bool:
+    """Tell whether a result folder holds a forecast of atoms, not of a surface.
+
+    Raises:
+        InputError: It holds no forecast.
+    """
+    return read_json(folder / "forecast.json").get("kind") == KIND
+
+
 def forecast_atoms(
     window: Window,
     times_ps: Sequence[float],
@@ -274,6 +303,33 @@ def _checked_times(times_ps: Sequence[float], samples: int) -> Float[Tensor, " t
     return lags
 
 
+def check_system(system: MolecularSystem, trained: TrainedMotion) -> None:
+    """Raise where a model does not know some atoms, in one sentence that says what to do.
+
+    Raises:
+        InputError: Kinds that did not occur in training, or another molecule than the one it was
+            trained on.
+    """
+    name, known = system.structure.name, trained.climatology.kinds
+    unknown = sorted(set(system.kinds.tolist()) - set(known))
+    elsewhere = "make recordings with undula prepare atoms and train on them with undula train"
+    if unknown:
+        raise InputError(
+            f"{name}: the model knows no atoms of the kind {_listed(unknown)}, only "
+            f"{_listed(known)}; {elsewhere}"
+        )
+    if trained.reference is not None and len(trained.reference) != len(system):
+        raise InputError(
+            f"{name}: the model was trained on a molecule of {len(trained.reference)} atoms, this "
+            f"one has {len(system)}; {elsewhere}"
+        )
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    rest = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+    return ", ".join(kinds[:3]) + rest
+
+
 def check_fits(window: Window, trained: TrainedMotion, lags_ps: Float[Tensor, " times"]) -> None:
     """Raise where a model cannot forecast a window, in one sentence that says what to do.
 
@@ -283,24 +339,11 @@ def check_fits(window: Window, trained: TrainedMotion, lags_ps: Float[Tensor, " 
         lags_ps: Times asked for, ps.
 
     Raises:
-        InputError: Kinds of atoms or a time between frames that the model does not know, another
-            molecule than the one it was trained on, or too few frames.
+        InputError: See `check_system`; another time between frames, or too few frames.
         UsageError: A time beyond the horizon.
     """
+    check_system(window.system, trained)
     name, climatology = window.system.structure.name, trained.climatology
-    unknown = sorted(set(window.system.kinds.tolist()) - set(climatology.kinds))
-    elsewhere = "make recordings with undula prepare atoms and train on them with undula train"
-    if unknown:
-        shown = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} more" * (len(unknown) > 4))
-        raise InputError(
-            f"{name}: the model knows no atoms of the kind {shown}, only "
-            f"{', '.join(climatology.kinds[:6])}{', …' * (len(climatology.kinds) > 6)}; {elsewhere}"
-        )
-    if trained.reference is not None and len(trained.reference) != len(window.system):
-        raise InputError(
-            f"{name}: the model was trained on a molecule of {len(trained.reference)} atoms, this "
-            f"one has {len(window.system)}; {elsewhere}"
-        )
     if abs(window.frame_ps - climatology.frame_ps) > 1e-6 * climatology.frame_ps:
         raise InputError(
             f"{name}: frames of the window are {window.frame_ps:g} ps apart, those the model was "
@@ -335,7 +378,7 @@ def bundled_for(system: MolecularSystem) -> TrainedMotion:
             return trained
     raise InputError(
         f"{system.structure.name}: no bundled model of moving atoms knows its atoms "
-        f"({', '.join(sorted(set(system.kinds.tolist()))[:4])}); there are "
+        f"({_listed(sorted(set(system.kinds.tolist())))}); there are "
         f"{', '.join(motion_models()) or 'none'}; make recordings with undula prepare atoms and "
         "train on them with undula train"
     )

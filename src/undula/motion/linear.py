@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from undula.motion.climatology import Climatology
-from undula.motion.model import Base, Plan
+from undula.motion.model import Base
 from undula.motion.observation import Usual
 from undula.motion.windows import Window
 
 
 def linear_base(
     windows: Sequence[Window],
-    plan: Plan,
+    lags: Float[Tensor, " lags"],
     climatology: Climatology,
     usual: Usual,
     kinds: Int[Tensor, " atoms"],
 ) -> Base:
-    """Compute the linear forecast of some windows at all lags of a plan."""
-    lags_ps = plan.all_lags * climatology.frame_ps
+    """Compute the linear forecast of some windows at some lags, in frames."""
+    lags_ps = lags * climatology.frame_ps
     expected = [climatology.expected(window, lags_ps) for window in windows]
     return Base(
         mean=torch.stack([one.mean for one in expected], dim=1),

@@ -41,8 +41,8 @@ class MotionLossConfig:
     def weights(self, levels: int, step: int) -> list[float]:
         """Return the weight of each level at a step; they sum to 1.
 
-        Levels that have not joined count 0. The finest of those that have gets what is left,
-        so that one level alone has the weight 1.
+        Levels that have not joined count 0, and the finest of those that have stands in for the
+        finest of all; one level alone has the weight 1.
         """
         joined = levels if not self.stage_steps else min(levels, 1 + step // self.stage_steps)
         known = [*self.levels, *[1.0] * levels]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -25,13 +26,11 @@ class MotionModelConfig:
         encoder: Window to posterior; its widths serve the levels too.
         levels: The hierarchy.
         decoder: Levels to forecast.
-        seed: Of the weights.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     levels: LevelsConfig = field(default_factory=LevelsConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,6 +141,25 @@ class Outcome:
     evaluations: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Course:
+    """Windows on their way: encoded, and solved on the coarsest few levels.
+
+    Attributes:
+        seen: The windows.
+        bonds: Tells bonded pairs apart, or none.
+        posterior: Of the state now.
+        state: Scalars and vectors now, drawn or expected.
+        solved: Segments of the levels that are solved.
+    """
+
+    seen: Observation
+    bonds: BondTable | None
+    posterior: Posterior
+    state: tuple[Float[Tensor, "windows atoms features"], Float[Tensor, "windows atoms 3 features"]]
+    solved: tuple[Segments, ...]
+
+
 class DoMiNO(nn.Module):
     r"""Encoder, levels and decoder.
 
@@ -154,11 +172,12 @@ class DoMiNO(nn.Module):
     Args:
         config: Sizes and choices.
         kinds: How many chemical kinds are known.
+        seed: Of the weights.
     """
 
-    def __init__(self, config: MotionModelConfig, kinds: int) -> None:
+    def __init__(self, config: MotionModelConfig, kinds: int, seed: int = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = torch.Generator().manual_seed(seed)
         encoder, levels = config.encoder, config.levels
         self.config = config
         self.hierarchy = Hierarchy(horizon=levels.horizon, strides=levels.strides)
@@ -194,6 +213,17 @@ class DoMiNO(nn.Module):
             drawn: Whether the state now is drawn from the posterior or is its mean.
             generator: Draws it; torch's own by default.
         """
+        return self.finished(self.begun(seen, bonds, drawn=drawn, generator=generator), plan, base)
+
+    def begun(
+        self,
+        seen: Observation,
+        bonds: BondTable | None,
+        *,
+        drawn: bool,
+        generator: torch.Generator | None = None,
+    ) -> Course:
+        """Encode windows; see `forward`."""
         posterior = self.encoder(seen, bonds)
         scalars, vectors = (
             posterior.drawn(generator) if drawn else (posterior.scalars, posterior.vectors)
@@ -203,36 +233,45 @@ class DoMiNO(nn.Module):
             (posterior.certain_scalars + self.latent_scalars(scalars)).unflatten(0, (-1, atoms)),
             (posterior.certain_vectors + self.latent_vectors(vectors)).unflatten(0, (-1, atoms)),
         )
-        place = 0
-        solved: list[Segments] = []
-        for number, starts in enumerate(plan.starts):
-            there = base.part(place, len(starts))
-            solved.append(self._solved(number, state, solved, starts, there, seen, bonds))
+        return Course(seen=seen, bonds=bonds, posterior=posterior, state=state, solved=())
+
+    def advanced(self, course: Course, starts: Float[Tensor, " segments"], base: Base) -> Course:
+        """Solve segments of the next level.
+
+        Args:
+            course: Solved on all coarser levels, where these segments start.
+            starts: When the segments start, frames, ascending.
+            base: The linear forecast there.
+        """
+        return replace(course, solved=(*course.solved, self._solved(course, starts, base)))
+
+    def finished(self, course: Course, plan: Plan, base: Base) -> Outcome:
+        """Solve the levels that are left and decode.
+
+        Args:
+            course: Solved on none or some of the coarsest levels, in all segments of the plan.
+            plan: Times and segments.
+            base: The linear forecast at `Plan.all_lags`.
+        """
+        place = sum(len(starts) for starts in plan.starts[: len(course.solved)])
+        for starts in plan.starts[len(course.solved) :]:
+            course = self.advanced(course, starts, base.part(place, len(starts)))
             place += len(starts)
-        predictions = self._decoded(solved, plan, base.part(place, len(plan.lags)))
         return Outcome(
-            predictions=predictions,
-            posterior=posterior,
-            evaluations=tuple(one.evaluations for one in solved),
+            predictions=self._decoded(course.solved, plan, base.part(place, len(plan.lags))),
+            posterior=course.posterior,
+            evaluations=tuple(one.evaluations for one in course.solved),
         )
 
-    def _solved(
-        self,
-        number: int,
-        state: tuple[Tensor, Tensor],
-        coarser: list[Segments],
-        starts: Float[Tensor, " segments"],
-        base: Base,
-        seen: Observation,
-        bonds: BondTable | None,
-    ) -> Segments:
+    def _solved(self, course: Course, starts: Float[Tensor, " segments"], base: Base) -> Segments:
         """Start and solve all segments of a level, a few at once."""
+        number, seen = len(course.solved), course.seen
         level = cast(Level, self.levels[number])
         if number == 0:
-            scalars, vectors = (one[None] for one in state)
+            scalars, vectors = (one[None] for one in course.state)
             where = base.mean
         else:
-            found = self._states(coarser, starts)
+            found = self._states(course.solved, starts)
             scalars, vectors = level.started(found, starts)
             deviation = self.decoder(found, ahead(starts, self.hierarchy.horizon))
             where = base.mean + base.spread[..., None] * deviation.positions
@@ -243,7 +282,9 @@ class DoMiNO(nn.Module):
             boxes = seen.boxes
             if boxes is not None:
                 boxes = boxes.repeat(len(where[some]), 1, 1)
-            graph = graph_of(where[some].flatten(0, 1), boxes, self.config.encoder.cutoff, bonds)
+            graph = graph_of(
+                where[some].flatten(0, 1), boxes, self.config.encoder.cutoff, course.bonds
+            )
             solutions.append(
                 level.solved(scalars[some].flatten(0, 1), vectors[some].flatten(0, 1), graph)
             )
@@ -252,11 +293,11 @@ class DoMiNO(nn.Module):
             numbers=(starts / length).round().long(),
             solutions=tuple(solutions),
             chunk=chunk,
-            windows=len(state[0]),
+            windows=len(course.state[0]),
         )
 
     def _states(
-        self, solved: list[Segments], lags: Float[Tensor, " times"]
+        self, solved: Sequence[Segments], lags: Float[Tensor, " times"]
     ) -> list[tuple[Tensor, Tensor]]:
         """Return the states of the solved levels at some times."""
         return [
@@ -264,7 +305,9 @@ class DoMiNO(nn.Module):
             for level, segments in enumerate(solved)
         ]
 
-    def _decoded(self, solved: list[Segments], plan: Plan, base: Base) -> tuple[Prediction, ...]:
+    def _decoded(
+        self, solved: Sequence[Segments], plan: Plan, base: Base
+    ) -> tuple[Prediction, ...]:
         """Decode the times of a plan at every level."""
         when = ahead(plan.lags, self.hierarchy.horizon)
         states = [

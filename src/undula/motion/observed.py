@@ -56,10 +56,13 @@ def load_window(
     Raises:
         InputError: The file cannot serve, is not evenly spaced, or its frames do not fit
             ``frame_ps``.
+        UsageError: ``last`` is not positive.
     """
+    kept = span(last=last, last_ps=None, frame_ps=frame_ps)
+    # The time between frames takes two of them.
     wanted = span(last=max(last, 2), last_ps=None, frame_ps=frame_ps)
     frames = spaced(observed(last_frames(structure, path, wanted), place=str(path)), frame_ps)
-    return _window(tail(frames, span(last=last, last_ps=None, frame_ps=frame_ps)))
+    return _window(tail(frames, kept))
 
 
 def _window(frames: Observed) -> Window:

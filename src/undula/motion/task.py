@@ -146,6 +146,7 @@ class MotionTask:
         model: Sizes and choices.
         loss: Weights.
         batch: Windows.
+        seed: Of the weights.
     """
 
     def __init__(
@@ -155,6 +156,8 @@ class MotionTask:
         model: MotionModelConfig,
         loss: MotionLossConfig,
         batch: WindowConfig,
+        *,
+        seed: int = 0,
     ) -> None:
         self.source, self.loss_config, self.batch_config = recordings, loss, batch
         hierarchy = Hierarchy(horizon=model.levels.horizon, strides=model.levels.strides)
@@ -167,7 +170,7 @@ class MotionTask:
         windows = (window for window, _ in self._fitting_windows(hierarchy))
         self.usual = fitted_usual(windows, self.kinds, len(self.climatology.kinds), self.ages[1:])
         self.bonds = bond_table(recordings.system) if model.encoder.bonds else None
-        self.model = DoMiNO(model, len(self.climatology.kinds))
+        self.model = DoMiNO(model, len(self.climatology.kinds), seed)
         self._checks: list[MotionBatch] | None = None
 
     def dressing(self) -> Dressing | None:
@@ -280,7 +283,7 @@ class MotionTask:
         return MotionBatch(
             seen=observation(windows, self.kinds, self.usual, self.ages),
             plan=plan,
-            base=linear_base(windows, plan, self.climatology, self.usual, self.kinds),
+            base=linear_base(windows, plan.all_lags, self.climatology, self.usual, self.kinds),
             truth=_truth(pairs, lags.long(), barred=barred),
         )
 

@@ -22,7 +22,7 @@ from undula.motion.dressing import Dressing
 from undula.motion.encoder import EncoderConfig
 from undula.motion.levels import LevelsConfig
 from undula.motion.linear import linear_base
-from undula.motion.model import DoMiNO, MotionModelConfig, Outcome, planned
+from undula.motion.model import DoMiNO, MotionModelConfig, planned
 from undula.motion.noise import climatological_noise, restored_bonds, window_lengths
 from undula.motion.observation import Usual, observation
 from undula.motion.surroundings import bond_table
@@ -174,41 +174,30 @@ class TrainedMotion:
         lags_ps: Float[Tensor, " times"],
         generator: torch.Generator | None = None,
     ) -> list[Prediction]:
-        """Run the network for one window, a few times at once; a generator draws its state.
+        """Run the network for one window; a generator draws its state.
 
-        Every part draws the same state: the generator is set back before each.
+        The window is encoded and the coarser levels are solved once; on a CPU the finest level
+        is solved and decoded for a few times at once, so that memory stays small.
         """
-        found = []
-        begun = None if generator is None else generator.get_state()
-        for lags in self._parts(lags_ps):
-            if generator is not None and begun is not None:
-                generator.set_state(begun)
-            found.append(self._outcome(window, lags, generator).predictions[self.level])
-        return found
+        model, kinds = self.model, self.climatology.kind_of_atoms(window.system)
+        ages = model.config.encoder.ages(len(window))
+        bonds = bond_table(window.system) if model.config.encoder.bonds else None
+        lags = lags_ps.to(window.positions) / window.frame_ps
 
-    def _outcome(
-        self, window: Window, lags_ps: Float[Tensor, " times"], generator: torch.Generator | None
-    ) -> Outcome:
-        """Run the network for one window."""
-        plan = planned(self.model.hierarchy, lags_ps.to(window.positions) / window.frame_ps)
-        kinds = self.climatology.kind_of_atoms(window.system)
-        ages = self.model.config.encoder.ages(len(window))
-        bonds = bond_table(window.system) if self.model.config.encoder.bonds else None
+        def base(at: Float[Tensor, " lags"]) -> Base:
+            return linear_base([window], at, self.climatology, self.usual, kinds)
+
         with torch.no_grad():
-            return self.model(
-                observation([window], kinds, self.usual, ages),
-                plan,
-                linear_base([window], plan, self.climatology, self.usual, kinds),
-                bonds,
-                drawn=generator is not None,
-                generator=generator,
-            )
-
-    def _parts(self, lags_ps: Float[Tensor, " times"]) -> Sequence[Float[Tensor, " some"]]:
-        """Split times so that a part takes little memory."""
-        if len(lags_ps) == 0:
-            raise UsageError("a forecast needs at least one time")
-        return lags_ps.split(TIMES_AT_ONCE if lags_ps.device.type == "cpu" else len(lags_ps))
+            seen = observation([window], kinds, self.usual, ages)
+            course = model.begun(seen, bonds, drawn=generator is not None, generator=generator)
+            for starts in planned(model.hierarchy, lags).starts[:-1]:
+                course = model.advanced(course, starts, base(starts))
+            found = []
+            for some in _parts(lags):
+                plan = planned(model.hierarchy, some)
+                outcome = model.finished(course, plan, base(plan.all_lags))
+                found.append(outcome.predictions[self.level])
+        return found
 
     def _posed(
         self, window: Window
@@ -276,6 +265,13 @@ class TrainedMotion:
             raise InputError(f"{path} is damaged: {error}") from error
 
 
+def _parts(lags: Float[Tensor, " times"]) -> Sequence[Float[Tensor, " some"]]:
+    """Split times so that a part takes little memory."""
+    if len(lags) == 0:
+        raise UsageError("a forecast needs at least one time")
+    return lags.split(TIMES_AT_ONCE if lags.device.type == "cpu" else len(lags))
+
+
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
 
@@ -288,7 +284,6 @@ def _model_config(stored: dict[str, Any]) -> MotionModelConfig:
         encoder=EncoderConfig(**stored["encoder"]),
         levels=LevelsConfig(**levels),
         decoder=DecoderConfig(**stored["decoder"]),
-        seed=stored["seed"],
     )
 
 

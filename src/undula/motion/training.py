@@ -47,7 +47,7 @@ def train_motion(
     chosen = list(names) or [one.name for one in recordings.recordings]
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"a recording is named twice: {', '.join(chosen)}")
-    task = MotionTask(recordings, chosen, model, loss, batch)
+    task = MotionTask(recordings, chosen, model, loss, batch, seed=fit_config.seed)
     described = {
         "model": asdict(model),
         "loss": asdict(loss),

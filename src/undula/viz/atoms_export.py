@@ -14,9 +14,19 @@ from undula import atomic
 from undula.errors import Notice, UsageError
 from undula.io.atom_export import in_box, write_pdb, write_xtc
 from undula.motion.forecast import MovingAtoms
+from undula.motion.forecast_scores import MODEL_ROW, AtomEvaluation
+from undula.report.appendix import Appendix
+from undula.report.table import Metric, Row, Table
 from undula.viz.atoms_page import AtomsPage, write_atoms_page
+from undula.viz.figures import score_figure
 
 ATOM_FORMATS = ("html", "xtc", "pdb")
+ATOM_METRICS = (
+    Metric(key="error", label="error along an axis, Å", higher_is_better=False),
+    Metric(key="crps", label="CRPS, Å", higher_is_better=False),
+)
+"""Columns of a table of atoms; the first one judges."""
+_HORIZONS = 6
 SHOWN_SAMPLES = 4
 """How many samples a page shows at most."""
 SHOWN_PLACES = 3_000_000
@@ -146,7 +156,6 @@ def atoms_page(
             for number, sample in enumerate(samples)
         },
         box=moving.box,
-        score_label="error along an axis, Å",
         notes=[
             *moving.notes,
             f"Times count from the last observed frame, which is {moving.now_ps:g} ps on the "
@@ -159,14 +168,116 @@ def atoms_page(
     return page, notices
 
 
-def scored(
-    page: AtomsPage,
-    scores: Sequence[tuple[str, dict[str, str]]],
-    series: dict[str, list[float]],
-    verdicts: Sequence[str],
-) -> AtomsPage:
-    """Return a page with scores and, before its other notes, what they say."""
-    return replace(page, scores=scores, score_series=series, notes=[*verdicts, *page.notes])
+def atoms_table(moving: MovingAtoms, evaluation: AtomEvaluation) -> Table:
+    """Return the scores of a forecast of atoms beside the trivial rows."""
+    first, last = evaluation.lags_ps[0], evaluation.lags_ps[-1]
+    return Table(
+        title=f"{moving.system.structure.name}: moving atoms, {len(evaluation.lags_ps)} times "
+        f"from {first:g} to {last:g} ps after the last observed frame, mean ± std",
+        metrics=ATOM_METRICS,
+        rows=tuple(
+            Row(name=name, kind=evaluation.kinds[name], values=scores)
+            for name, scores in evaluation.scores.items()
+        ),
+        times_ps=evaluation.lags_ps,
+        appendices=(_by_horizon(evaluation),),
+    )
+
+
+def _by_horizon(evaluation: AtomEvaluation) -> Appendix:
+    """Return the error at about six times, evenly spaced in the logarithm."""
+    lags = torch.tensor(evaluation.lags_ps, dtype=torch.float64)
+    wanted = torch.logspace(
+        float(lags[0].log10()), float(lags[-1].log10()), _HORIZONS, dtype=torch.float64
+    )
+    chosen = sorted({int((lags.log() - one.log()).abs().argmin()) for one in wanted})
+    errors = {name: scores["error"] for name, scores in evaluation.scores.items()}
+    trivial = [errors[name] for name, kind in evaluation.kinds.items() if kind == "trivial"]
+    best = [min(row[index] for row in trivial) for index in chosen]
+    judge = ATOM_METRICS[0]
+    skill = {
+        name: [judge.skill(row[index], low) for index, low in zip(chosen, best, strict=True)]
+        for name, row in errors.items()
+    }
+    return Appendix(
+        title="error along an axis, Å, by time after the last observed frame",
+        key="by_horizon",
+        headings=["forecast", *(f"{evaluation.lags_ps[index]:g} ps" for index in chosen)],
+        rows=[
+            [
+                name,
+                *(
+                    f"{row[index]:.3f} ({part:+.2f})"
+                    for index, part in zip(chosen, skill[name], strict=True)
+                ),
+            ]
+            for name, row in errors.items()
+        ],
+        sentences=[
+            "In brackets the part of the best trivial row's error, at that time, that is removed. "
+            "One window of one trajectory: too few to judge in general.",
+            *_about_samples(evaluation),
+        ],
+        values={
+            "lags_ps": [evaluation.lags_ps[index] for index in chosen],
+            "skill": skill,
+            "samples_crps": evaluation.samples_crps,
+        },
+    )
+
+
+def _about_samples(evaluation: AtomEvaluation) -> list[str]:
+    if evaluation.samples_crps is None:
+        return []
+    mean = sum(evaluation.samples_crps) / len(evaluation.samples_crps)
+    own = evaluation.scores[MODEL_ROW]["crps"]
+    return [
+        f"The samples by themselves have a CRPS of {mean:.3f} Å, the normal distributions around "
+        f"the mean {sum(own) / len(own):.3f} Å."
+    ]
+
+
+def write_atom_evaluation(moving: MovingAtoms, evaluation: AtomEvaluation, folder: Path) -> Table:
+    """Write an evaluation into a result folder and return its table.
+
+    ``evaluation.json``, ``scores.csv``, ``scores.md``, ``score.png`` (error over time) and the
+    page with the truth beside the forecast.
+    """
+    table = atoms_table(moving, evaluation)
+    atomic.write_json(
+        folder / "evaluation.json",
+        table.as_dict() | {"notices": [notice.as_dict() for notice in evaluation.notices]},
+    )
+    atomic.write(folder / "scores.csv", table.csv())
+    atomic.write(folder / "scores.md", table.markdown())
+    series = {row.name: list(row.values["error"]) for row in table.rows}
+    score_figure(folder / "score.png", list(evaluation.lags_ps), series, ATOM_METRICS[0].label)
+    write_atoms_page(folder / "index.html", evaluated_page(moving, evaluation, table))
+    return table
+
+
+def evaluated_page(moving: MovingAtoms, evaluation: AtomEvaluation, table: Table) -> AtomsPage:
+    """Return the page of a forecast with the truth beside it and its scores below."""
+    page, _ = atoms_page(moving.at(evaluation.rows), evaluation.truth)
+    shown = [evaluation.lags_ps.index(lag) for lag in page.times_ps]
+    labels = [metric.label for metric in table.metrics]
+    return replace(
+        page,
+        scores=[
+            (line[0], dict(zip([*labels, "skill"], line[1:], strict=True)))
+            for line in table.cells()[1:]
+        ],
+        score_series={
+            row.name: [row.values["error"][index] for index in shown] for row in table.rows
+        },
+        score_label=ATOM_METRICS[0].label,
+        notes=[
+            *table.verdicts(),
+            *(sentence for small in table.appendices for sentence in small.sentences),
+            *page.notes,
+            *(str(notice) for notice in evaluation.notices),
+        ],
+    )
 
 
 def evenly(count: int, most: int) -> list[int]:

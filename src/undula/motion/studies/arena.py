@@ -173,9 +173,9 @@ class Arena:
         return self._truths[recording.name]
 
     def _energy(self, frames: Tensor) -> float | None:
-        """Return the mean energy of a few of some frames per atom, kJ/mol, where it is known."""
+        """Return the median energy of a few of some frames per atom, kJ/mol, where it is known."""
         if self._energies is None:
             return None
         few = frames[:: max(1, len(frames) // ENERGY_FRAMES)][:ENERGY_FRAMES]
-        mean = float(self._energies(few).mean()) / len(self.source.system)
-        return mean if abs(mean) < float("inf") else None
+        middle = float(self._energies(few).median()) / len(self.source.system)
+        return middle if abs(middle) < float("inf") else None

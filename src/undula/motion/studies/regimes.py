@@ -78,7 +78,9 @@ def regime_sentences(found: Sequence[Regimes], constant: str = "constant") -> li
         if row is still or row.swing is None:
             continue
         early, middle, late = row.errors
-        assert early is not None and middle is not None and late is not None
+        assert early is not None
+        assert middle is not None
+        assert late is not None
         settling = "does not fall" if early <= middle else "falls"
         said.append(
             f"{row.name} moves by {row.swing:.1%}: its error {settling} from early to middle and "

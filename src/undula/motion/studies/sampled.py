@@ -245,7 +245,7 @@ class Truth:
             each = zip(angles.unbind(1), self.torsions.unbind(1), strict=True)
             apart = [float(ramachandran_divergence(one, true)) for one, true in each]
             values["ramachandran"] = sum(apart) / len(apart)
-            values["angles"] = len(angles)
+            values["angles"] = angles.round(decimals=4).tolist()
         return values
 
     def _dynamics(self, found: Drawn) -> dict[str, Any]:
