@@ -40,7 +40,7 @@ def outcome(trained, lags, seeds=(0,), *, drawn=False, chunk=None, net=None):
     return net(
         observation(seen, kinds, trained.usual, net.config.encoder.ages(len(seen[0]))),
         plan,
-        linear_base(seen, plan, trained.climatology, trained.usual, kinds),
+        linear_base(seen, plan.all_lags, trained.climatology, trained.usual, kinds),
         bond_table(ATOMS),
         drawn=drawn,
         generator=torch.Generator().manual_seed(5) if drawn else None,
@@ -115,7 +115,7 @@ def test_an_untrained_model_is_the_linear_forecast_to_the_last_bit(form, fusion)
     net = DoMiNO(config, 1, 0).double()
     plan = planned(net.hierarchy, GRID)
     kinds = model.climatology.kind_of_atoms(ATOMS)
-    base = linear_base([window(ATOMS)], plan, model.climatology, model.usual, kinds)
+    base = linear_base([window(ATOMS)], plan.all_lags, model.climatology, model.usual, kinds)
     base = base.part(len(plan.all_lags) - len(GRID), len(GRID))
     for prediction in outcome(model, GRID, drawn=True, net=net).predictions:
         assert torch.equal(prediction.mean, base.mean)
@@ -188,7 +188,7 @@ def test_the_slope_of_a_forecast_is_the_same_to_the_last_bit_each_time():
         found = net(
             observation(seen, kinds, model.usual, net.config.encoder.ages(12)),
             plan,
-            linear_base(seen, plan, model.climatology, model.usual, kinds),
+            linear_base(seen, plan.all_lags, model.climatology, model.usual, kinds),
             bond_table(ATOMS),
             drawn=False,
         )

@@ -53,7 +53,9 @@ def _parser() -> ArgumentParser:
         "observed frame, with a trained model.",
     )
     p.add_argument("structure", help="PDB, mmCIF or GRO file; may be gzipped")
-    p.add_argument("--window", help="trajectory of these atoms whose end is observed: forecast atoms")
+    p.add_argument(
+        "--window", help="trajectory of these atoms whose end is observed: forecast atoms"
+    )
     p.add_argument(
         "--last",
         type=int,
@@ -189,6 +191,8 @@ def _model(name: str, bundled: dict[str, Path]) -> Path:
         return bundled[name]
     if not Path(name).is_dir():
         near = get_close_matches(name, bundled, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(bundled) or 'none'}"
+        hint = (
+            f"; did you mean {near[0]}?" if near else f"; there are {', '.join(bundled) or 'none'}"
+        )
         raise InputError(f"{name} is neither a run folder nor a bundled model{hint}")
     return Path(name)

@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from undula.data.prepare import aligned, surface_of
 from undula.errors import InputError, Notice, UsageError
 from undula.geometry.comparison import Solid, compare_surfaces
 from undula.geometry.frames import superposition
-from undula.geometry.isosurface import level_mesh
 from undula.geometry.lattice import Lattice
-from undula.geometry.molecular_surface import MolecularSurface
+from undula.geometry.solids import exact_solid, lattice_solid
 from undula.surface.baselines import best_ellipsoid, blurred, occupancy
 from undula.surface.forecast import MovingSurface, coloured
 from undula.surface.model import System, sequence
@@ -197,12 +194,6 @@ def forecasters(moving: MovingSurface, lattice: Lattice) -> list[Forecaster]:
     ]
 
 
-def exact_solid(surface: MolecularSurface, lattice: Lattice) -> Solid:
-    """Return a molecular surface as a solid, its exact distance laid down on a lattice."""
-    values = surface.lattice_distance(lattice.origin, lattice.spacing, lattice.shape, band=4.0)
-    return lattice_solid(values, lattice, lipschitz=1.0)
-
-
 def _still(name: str, solid: Solid) -> Forecaster:
     return Forecaster(name=name, kind="trivial", solid=lambda _: solid)
 
@@ -210,31 +201,6 @@ def _still(name: str, solid: Solid) -> Forecaster:
 def _forecast_solid(moving: MovingSurface, lattice: Lattice, time: float) -> Solid:
     found = moving.level_set(time, lattice=lattice)
     return lattice_solid(found.values, lattice, lipschitz=None, mesh=found.mesh)
-
-
-def lattice_solid(
-    values: Float[Tensor, "nx ny nz"],
-    lattice: Lattice,
-    *,
-    lipschitz: float | None = None,
-    mesh: Mesh | None = None,
-) -> Solid:
-    """Return the zero level set of values on a lattice as a solid.
-
-    Args:
-        values: Negative inside.
-        lattice: Theirs.
-        lipschitz: How fast they change at most, per Å; by default measured.
-        mesh: The level set, if it is known already.
-    """
-    if lipschitz is None:
-        steps = [float(values.diff(dim=axis).abs().max()) for axis in range(3)]
-        lipschitz = max(sum(step**2 for step in steps) ** 0.5 / lattice.spacing, 1e-6)
-    return Solid(
-        mesh=level_mesh(values, lattice, 0.0) if mesh is None else mesh,
-        field=lambda points: lattice.interpolate(values, points).to(points.dtype),
-        lipschitz=lipschitz,
-    )
 
 
 def _lattice_around(moving: MovingSurface, frames: Trajectory, spacing: float) -> Lattice:

@@ -103,7 +103,9 @@ def _packed(page: AtomsPage) -> tuple[dict[str, Any], bytes]:
     """Return what the page must know, and per view and frame x, y, z and the view's numbers."""
     truth = {} if page.truth is None else {page.truth_label: page.truth}
     moving = {**truth, page.forecast_label: page.forecast, **page.others}
-    shown = {name: in_box(frames.double(), page.system, page.box) for name, frames in moving.items()}
+    shown = {
+        name: in_box(frames.double(), page.system, page.box) for name, frames in moving.items()
+    }
     away = {name: (frames - page.now).double().norm(dim=-1) for name, frames in moving.items()}
     tops = {"way": range_top(torch.cat([way.reshape(-1) for way in away.values()]), 0.95)}
     labels = {"way": "way from the last observed frame, Å"}
@@ -194,4 +196,3 @@ def _view(places: Float[Tensor, "n 3"], box: Float[Tensor, "3 3"] | None) -> Vie
         centre=((low + high) / 2 @ axes).float(),
         half=((high - low) / 2).float(),
     )
-

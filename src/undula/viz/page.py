@@ -308,7 +308,6 @@ def place_streams(
     return [stream(axis, 2) for axis in np.rint((points - low) / size * _FINEST).T]
 
 
-
 def _box(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest corner and the size of the box around all meshes, Å."""
     shown = [mesh.vertices.detach().cpu().double() for mesh in meshes if not mesh.is_empty]

@@ -16,9 +16,10 @@ from undula.geometry.comparison import Solid, compare_surfaces
 from undula.geometry.frames import superposition
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
+from undula.geometry.solids import exact_solid, lattice_solid
 from undula.io.datasets import Dataset, PreparedTrajectory
 from undula.surface.baselines import averaged, occupancy
-from undula.surface.evaluation import MARGIN, exact_solid, forecasters, lattice_solid
+from undula.surface.evaluation import MARGIN, forecasters
 from undula.surface.forecast import MovingSurface, forecast
 from undula.surface.model import System
 from undula.surface.posed import SurfaceForecaster
