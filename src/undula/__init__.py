@@ -11,38 +11,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from undula.data.prepare import prepare
     from undula.errors import InputError, MachineError, Notice, UndulaError, UsageError
+    from undula.forecasts import evaluate, export, forecast, load_trained
     from undula.io.datasets import open_dataset
     from undula.io.inspection import inspect
     from undula.io.structures import load_structure
     from undula.io.trajectories import load_trajectory
-    from undula.surface.evaluation import evaluate
-    from undula.surface.forecast import MovingSurface, forecast
-    from undula.surface.trained_mixture import load_trained
-    from undula.viz.export import export
+    from undula.motion.forecast import MovingAtoms
+    from undula.motion.observed import window
+    from undula.surface.forecast import MovingSurface
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "undula.errors",
     "MachineError": "undula.errors",
+    "MovingAtoms": "undula.motion.forecast",
     "MovingSurface": "undula.surface.forecast",
     "Notice": "undula.errors",
     "UndulaError": "undula.errors",
     "UsageError": "undula.errors",
-    "evaluate": "undula.surface.evaluation",
-    "export": "undula.viz.export",
-    "forecast": "undula.surface.forecast",
+    "evaluate": "undula.forecasts",
+    "export": "undula.forecasts",
+    "forecast": "undula.forecasts",
     "inspect": "undula.io.inspection",
     "load_structure": "undula.io.structures",
-    "load_trained": "undula.surface.trained_mixture",
+    "load_trained": "undula.forecasts",
     "load_trajectory": "undula.io.trajectories",
     "open_dataset": "undula.io.datasets",
     "prepare": "undula.data.prepare",
+    "window": "undula.motion.observed",
 }
 
 __all__ = [
     "InputError",
     "MachineError",
+    "MovingAtoms",
     "MovingSurface",
     "Notice",
     "UndulaError",
@@ -57,6 +60,7 @@ __all__ = [
     "load_trajectory",
     "open_dataset",
     "prepare",
+    "window",
 ]
 
 

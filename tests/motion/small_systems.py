@@ -95,9 +95,7 @@ def start(atoms: MolecularSystem, generator: torch.Generator) -> Tensor:
     return torch.stack([turn.cos(), turn.sin(), 0.6 * turn], dim=1)
 
 
-def path(
-    atoms: MolecularSystem, frames: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def path(atoms: MolecularSystem, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw smooth paths of a system: positions, Å, and the velocities along them, Å/ps.
 
     Molecules fly on and swing, each at its own pace; their atoms tremble about their places.
@@ -169,9 +167,7 @@ def trained(
     climatology = fit_climatology(examples, knots, ClimatologyConfig())
     kinds = climatology.kind_of_atoms(atoms)
     ages = encoder.ages(observed)[1:]
-    usual = fitted_usual(
-        (one.window for one in examples), kinds, len(climatology.kinds), ages
-    )
+    usual = fitted_usual((one.window for one in examples), kinds, len(climatology.kinds), ages)
     config = MotionModelConfig(encoder=encoder, levels=levels)
     model = DoMiNO(config, len(climatology.kinds), 0).double()
     return TrainedMotion(

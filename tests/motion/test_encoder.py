@@ -93,9 +93,7 @@ def log_normal(value, mean, width):
 def test_the_divergence_is_the_mean_of_what_drawn_states_say():
     many = 20_000
     q = posterior(1)
-    wide = Posterior(
-        **{name: getattr(q, name).repeat_interleave(many, dim=0) for name in vars(q)}
-    )
+    wide = Posterior(**{name: getattr(q, name).repeat_interleave(many, dim=0) for name in vars(q)})
     s, v = wide.drawn(torch.Generator().manual_seed(1))
     one = torch.ones((), dtype=torch.float64)
     ratio = (log_normal(s, wide.scalars, wide.scalar_widths) - log_normal(s, 0, one)).sum(dim=1)
@@ -109,9 +107,7 @@ def test_the_divergence_is_the_mean_of_what_drawn_states_say():
 def test_drawn_states_have_the_mean_and_the_widths_along_every_axis():
     many = 20_000
     q = posterior(1)
-    wide = Posterior(
-        **{name: getattr(q, name).repeat_interleave(many, dim=0) for name in vars(q)}
-    )
+    wide = Posterior(**{name: getattr(q, name).repeat_interleave(many, dim=0) for name in vars(q)})
     s, v = wide.drawn(torch.Generator().manual_seed(2))
     assert ((s.mean(dim=0) - q.scalars[0]) / q.scalar_widths[0]).abs().max() < 0.04
     assert (s.std(dim=0) / q.scalar_widths[0] - 1).abs().max() < 0.03
@@ -123,7 +119,8 @@ def test_drawn_states_have_the_mean_and_the_widths_along_every_axis():
 
 def test_the_same_seed_draws_the_same_state():
     one, two = (posterior().drawn(torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
     torch.manual_seed(7)
     free = posterior().drawn(None)
     torch.manual_seed(7)
@@ -176,4 +173,5 @@ def test_every_frame_that_is_looked_at_is_heard_and_no_other():
 def test_a_lonely_atom_and_a_single_frame_are_served():
     model = trained(argon(1))
     q = encoded([window(argon(1)).last(1)], model)
-    assert torch.isfinite(q.vectors).all() and q.scalars.shape == (1, 3)
+    assert torch.isfinite(q.vectors).all()
+    assert q.scalars.shape == (1, 3)

@@ -31,7 +31,8 @@ def test_times_ahead_are_told_apart_from_now_to_the_horizon():
     lags = torch.tensor([0, 1, 2, 10, 100, 1000, 8000], dtype=torch.float64)
     told = ahead(lags, 8000)
     assert told.shape == (7, AGES)
-    assert float(told[0, 0]) == 1 and float(told[-1, -1]) == pytest.approx(1)
+    assert float(told[0, 0]) == 1
+    assert float(told[-1, -1]) == pytest.approx(1)
     assert float(torch.cdist(told, told).fill_diagonal_(9).min()) > 0.1
     step = ahead(lags + 1e-6, 8000) - told
     assert float(step.abs().max()) < 1e-5
@@ -41,9 +42,7 @@ def test_a_solved_row_is_as_each_alone():
     level, (s, v) = made(0), state(3)
     together = level.solved(s, v, graph(3)).last
     for row in range(3):
-        one = graph_of(
-            window(chain(4)).positions[row : row + 1], None, ENCODER.cutoff, None
-        )
+        one = graph_of(window(chain(4)).positions[row : row + 1], None, ENCODER.cutoff, None)
         alone = level.solved(s[row : row + 1], v[row : row + 1], one).last
         for found, expected in zip(alone, together, strict=True):
             torch.testing.assert_close(found[0], expected[row], rtol=0, atol=1e-12)
@@ -70,12 +69,14 @@ def test_finer_levels_start_where_coarser_ones_are_and_learn_the_rest():
     level = made(1)
     states = [tuple(one[None] for one in state(2))]
     s, v = level.started(states, torch.tensor([0.0, 8.0], dtype=torch.float64)[:1])
-    assert s.shape == states[0][0].shape and v.shape == states[0][1].shape
+    assert s.shape == states[0][0].shape
+    assert v.shape == states[0][1].shape
     with torch.no_grad():
         for weight in (level.start.leave.weight, level.start.mixed.weight):
             weight.zero_()
     same = level.started(states, torch.zeros(1, dtype=torch.float64))
-    assert torch.equal(same[0], states[0][0]) and torch.equal(same[1], states[0][1])
+    assert torch.equal(same[0], states[0][0])
+    assert torch.equal(same[1], states[0][1])
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])
@@ -90,14 +91,13 @@ def test_every_time_is_read_from_its_own_segment_and_window(chunk):
         solutions.append(
             level.solved(s[some], v[some], graph_of(frames[some], None, ENCODER.cutoff, None))
         )
-    segments = Segments(
-        numbers=numbers, solutions=tuple(solutions), chunk=chunk, windows=windows
-    )
+    segments = Segments(numbers=numbers, solutions=tuple(solutions), chunk=chunk, windows=windows)
     assert segments.evaluations == len(solutions) * solutions[0].evaluations
     asked = torch.tensor([9, 0, 4, 4, 3])
     tau = torch.tensor([0.0, 1.0, 0.25, 0.5, 0.0], dtype=torch.float64)
     scalars, vectors = segments.at(asked, tau)
-    assert scalars.shape == (5, 2, 4, 8) and vectors.shape == (5, 2, 4, 3, 8)
+    assert scalars.shape == (5, 2, 4, 8)
+    assert vectors.shape == (5, 2, 4, 3, 8)
     for place in (0, 4):
         row = int((numbers == asked[place]).nonzero()) * windows
         torch.testing.assert_close(scalars[place], s[row : row + 2], rtol=0, atol=1e-12)

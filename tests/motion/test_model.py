@@ -101,8 +101,15 @@ def test_the_whole_horizon_of_8000_frames_is_three_solves_of_80_evaluations():
     levels = LevelsConfig(solver=SolverConfig(steps=20), segment_chunk=None)
     encoder = EncoderConfig(features=2, layers=1, latent=1, heads=1, oldest=1, cutoff=3.0)
     model = trained(argon(2), encoder, levels, silent=True)
-    with torch.no_grad():
-        found = model._outcome(window(argon(2)), FRAME_PS * torch.arange(1.0, 8001), None)
+    seen, kinds = window(argon(2)), torch.zeros(2, dtype=torch.long)
+    plan = planned(model.model.hierarchy, torch.arange(1, 8001, dtype=torch.float64))
+    found = model.model(
+        observation([seen], kinds, model.usual, encoder.ages(len(seen))),
+        plan,
+        linear_base([seen], plan.all_lags, model.climatology, model.usual, kinds),
+        bond_table(argon(2)),
+        drawn=False,
+    )
     assert found.evaluations == (80, 80, 80)
     assert found.predictions[-1].mean.shape == (8000, 1, 2, 3)
 

@@ -26,7 +26,8 @@ def test_turns_and_mirrors_with_its_vectors(matrix):
 def test_rows_do_not_hear_each_other_and_may_have_any_shape():
     net, s, v = layer(), drawn(2, 3, 5), drawn(2, 3, 3, 4)
     scalars, vectors = net(s, v)
-    assert scalars.shape == (2, 3, 3) and vectors.shape == (2, 3, 3, 2)
+    assert scalars.shape == (2, 3, 3)
+    assert vectors.shape == (2, 3, 3, 2)
     alone = net(s[1, 2], v[1, 2])
     torch.testing.assert_close(alone, (scalars[1, 2], vectors[1, 2]), rtol=0, atol=1e-12)
 
@@ -34,9 +35,11 @@ def test_rows_do_not_hear_each_other_and_may_have_any_shape():
 def test_is_silent_at_the_start_with_gain_zero_but_learns():
     net = layer(gain=0.0)
     scalars, vectors = net(drawn(7, 5), drawn(7, 3, 4))
-    assert not scalars.any() and not vectors.any()
+    assert not scalars.any()
+    assert not vectors.any()
     (scalars.sum() + vectors.sum()).backward()
-    assert net.leave.weight.grad.any() and net.mixed.weight.grad.any()
+    assert net.leave.weight.grad.any()
+    assert net.mixed.weight.grad.any()
 
 
 def test_no_vectors_in_no_vectors_out():
@@ -55,7 +58,8 @@ def test_lengths_are_right_and_have_no_slope_where_they_vanish():
     assert float(lengths(v)) == pytest.approx(5, abs=2e-4)
     nothing = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
     lengths(nothing).sum().backward()
-    assert float(lengths(nothing).detach()) == 0 and not nothing.grad.any()
+    assert float(lengths(nothing).detach()) == 0
+    assert not nothing.grad.any()
     assert torch.autograd.gradcheck(lengths, drawn(2, 3, 4).requires_grad_())
 
 

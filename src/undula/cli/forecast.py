@@ -22,7 +22,7 @@ SAMPLES = 32
 ATOM_SAMPLES = 8
 """Whole futures drawn by default: each is a file."""
 _OF_SURFACES: dict[str, Any] = {"spacing": 1.0, "level": 0.0}
-_OF_ATOMS: dict[str, Any] = {"last": None, "wrap": False}
+_OF_ATOMS: dict[str, Any] = {"last": None, "wrap": False, "surface": False}
 
 
 def run(words: Sequence[str]) -> int:
@@ -84,6 +84,11 @@ def _parser() -> ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     p.add_argument("--spacing", type=float, default=1.0, help="of the meshes, Å (default: 1)")
     p.add_argument("--level", type=float, default=0.0, help="of the level set, Å (default: 0)")
+    p.add_argument(
+        "--surface",
+        action="store_true",
+        help="show the atoms of a molecule as a moving surface, too: surface.html",
+    )
     p.add_argument(
         "--wrap",
         action="store_true",
@@ -149,6 +154,12 @@ def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float
     from undula.motion.forecast import bundled_for, check_system, forecast_atoms
     from undula.motion.observed import load_window
     from undula.motion.trained import TrainedMotion
+    from undula.viz.atoms_as_surface import (
+        SURFACE_PAGE,
+        SurfaceConfig,
+        check_outside,
+        write_surface,
+    )
     from undula.viz.atoms_export import export_atoms
 
     structure = load_structure(
@@ -172,9 +183,13 @@ def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float
         frame_ps=trained.climatology.frame_ps,
         last=trained.climatology.observed if options.last is None else options.last,
     )
+    if options.surface:
+        check_outside(window.system, boxed=window.box is not None)
     samples = ATOM_SAMPLES if options.samples is None else options.samples
     moving = forecast_atoms(window, times_ps, trained, samples=samples, seed=options.seed)
     notices = export_atoms(moving, Path(options.out), formats=formats, wrap=options.wrap)
+    if options.surface:
+        write_surface(moving, Path(options.out) / SURFACE_PAGE, SurfaceConfig())
     for notice in [*moving.notices, *notices]:
         print(f"notice: {notice}", file=sys.stderr)
     drawn = f", {samples} samples" if samples else ""

@@ -19,7 +19,7 @@ VERBS = {
     "prepare": "a structure and its trajectories -> data set folder (resumes by itself)",
     "train": "data set -> run folder with weights (resumes by itself)",
     "sweep": "random or TPE search over a space of configurations, by several processes",
-    "forecast": "structure -> moving surface at any time",
+    "forecast": "structure -> moving surface, or observed window -> moving atoms, at any time",
     "evaluate": "forecast against truth, beside the trivial forecasts: table, JSON, plots",
     "show": "write the page of a forecast",
     "data": "list, fetch (atlas), split by sequence identity, verify",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from undula.cli.options import flush_denormals, parse, parser
-from undula.errors import Notice
+from undula.errors import Notice, UsageError
 
 
 def run(words: Sequence[str]) -> int:
@@ -18,18 +21,42 @@ def run(words: Sequence[str]) -> int:
     p.add_argument(
         "--topology", help="structure file of the truth, if its atoms are not the forecast's"
     )
-    p.add_argument("--spacing", type=float, help="of the meshes, Å (default: the forecast's)")
-    p.add_argument("-o", "--out", help="the page (default: RESULT/index.html)")
+    p.add_argument(
+        "--surface",
+        action="store_true",
+        help="show forecast atoms as a moving surface, and score it if there is a truth",
+    )
+    p.add_argument(
+        "--spacing",
+        type=float,
+        help="of the meshes, Å (default: the forecast's; 0.5 for atoms as a surface)",
+    )
+    p.add_argument(
+        "-o", "--out", help="the page (default: RESULT/index.html, RESULT/surface.html of atoms)"
+    )
     p.add_argument("--open", action="store_true", help="open it in the browser")
     options = parse(p, words)
 
+    from undula.motion.forecast import holds_atoms
+
+    flush_denormals()
+    shown = _atoms(options) if holds_atoms(Path(options.result)) else _surface(options)
+    print(shown)
+    if options.open:
+        webbrowser.open(shown.resolve().as_uri())
+    return 0
+
+
+def _surface(options: Namespace) -> Path:
+    """Write the page of a moving surface."""
     from undula.io.trajectories import load_trajectory
     from undula.surface.evaluation import true_meshes
     from undula.surface.forecast import MovingSurface
     from undula.viz.export import page
     from undula.viz.page import write_page
 
-    flush_denormals()
+    if options.surface:
+        raise UsageError("--surface is for forecasts of atoms; this one is a surface already")
     moving = MovingSurface.load(Path(options.result))
     spacing = options.spacing or moving.spacing
     times_ps, truth = moving.times_ps, None
@@ -40,7 +67,41 @@ def run(words: Sequence[str]) -> int:
     meshes = [moving.mesh(time, spacing=spacing) for time in times_ps]
     path = Path(options.out) if options.out else Path(options.result) / "index.html"
     write_page(path, page(moving, times_ps, meshes, truth, list(notices), spacing=spacing))
-    print(path)
-    if options.open:
-        webbrowser.open(path.resolve().as_uri())
-    return 0
+    return path
+
+
+def _atoms(options: Namespace) -> Path:
+    """Write the page of moving atoms, or of the surface around them."""
+    from undula.io.trajectories import load_trajectory
+    from undula.motion.forecast import MovingAtoms
+    from undula.motion.forecast_scores import true_positions
+    from undula.viz.atoms_as_surface import SURFACE_PAGE, SurfaceConfig, write_surface
+    from undula.viz.atoms_export import atoms_page
+    from undula.viz.atoms_page import write_atoms_page
+
+    if options.spacing is not None and not options.surface:
+        raise UsageError("--spacing is for surfaces; add --surface, or leave it out")
+    folder = Path(options.result)
+    moving, truth = MovingAtoms.load(folder), None
+    notices: tuple[Notice, ...] = ()
+    if options.truth:
+        trajectory = load_trajectory(
+            options.topology or moving.system.structure, Path(options.truth)
+        )
+        rows, truth, notices = true_positions(moving, trajectory)
+        moving = moving.at(rows)
+    if options.surface:
+        path = Path(options.out) if options.out else folder / SURFACE_PAGE
+        spacing = {} if options.spacing is None else {"spacing": options.spacing}
+        config = SurfaceConfig(**spacing)
+        table = write_surface(moving, path, config, truth=truth)
+        if table is not None:
+            print(table.terminal())
+    else:
+        path = Path(options.out) if options.out else folder / "index.html"
+        page, left_out = atoms_page(moving, truth)
+        notices = (*notices, *left_out)
+        write_atoms_page(path, page)
+    for notice in notices:
+        print(f"notice: {notice}", file=sys.stderr)
+    return path

@@ -131,7 +131,7 @@ def spaced(frames: Observed, frame_ps: float) -> Observed:
     notice = Notice(
         code="frames-left-out",
         message=f"{len(frames) - kept} of {len(frames)} frames were left out: the model takes "
-        f"every {stride}th, {frame_ps:g} ps apart",
+        f"one in {stride}, {frame_ps:g} ps apart",
         count=len(frames) - kept,
     )
     velocities = frames.velocities

@@ -67,18 +67,19 @@ def write_xtc(
     temporary = path.with_name(f"{atomic.TEMPORARY_PREFIX}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with mdtraj.formats.XTCTrajectoryFile(str(temporary), "w") as file:
-            file.write(
-                positions.detach().cpu().float().numpy() / np.float32(ANGSTROM_PER_NM),
-                time=np.asarray(times_ps, dtype="f4"),
-                step=np.arange(frames, dtype=np.int32),
-                box=np.broadcast_to(edges.numpy(), (frames, 3, 3)).astype("f4"),
-            )
-        atomic.publish(temporary, path)
+        try:
+            with mdtraj.formats.XTCTrajectoryFile(str(temporary), "w") as file:
+                file.write(
+                    positions.detach().cpu().float().numpy() / np.float32(ANGSTROM_PER_NM),
+                    time=np.asarray(times_ps, dtype="f4"),
+                    step=np.arange(frames, dtype=np.int32),
+                    box=np.broadcast_to(edges.numpy(), (frames, 3, 3)).astype("f4"),
+                )
+            atomic.publish(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_pdb(

@@ -69,6 +69,8 @@ class EncoderConfig:
         for name in ("features", "layers", "latent", "heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"encoder.{name} must be at least 1, not {getattr(self, name)}")
+        if self.backbone not in ("painn", "egnn"):
+            raise UsageError(f'encoder.backbone must be "painn" or "egnn", not {self.backbone!r}')
         if self.features % self.heads:
             raise UsageError(
                 f"encoder.features ({self.features}) should be a multiple of heads ({self.heads})"

@@ -26,6 +26,8 @@ FORMAT = 1
 KIND = "atoms"
 STATE = "state"
 """Folder, within that of the result, of what `MovingAtoms.load` reads."""
+LARGEST_FORECAST = 200_000_000
+"""Places of atoms in all samples and means together: 5 GB with what stands beside them."""
 LINEAR_ROW = "linear response"
 """The row fitted in training that a model has to beat."""
 _PARTS = ("mean", "spread", "velocities")
@@ -256,6 +258,12 @@ def forecast_atoms(
         UsageError: Times that do not increase or lie beyond the horizon; fewer than no samples.
     """
     lags = _checked_times(times_ps, samples)
+    places = (samples + 5) * len(lags) * len(window.system)
+    if places > LARGEST_FORECAST:
+        raise UsageError(
+            f"{samples} samples of {len(window.system)} atoms at {len(lags)} times take about "
+            f"{places * 24 / 1e9:.0f} GB; halve the samples or the times"
+        )
     trained = bundled_for(window.system) if model is None else model
     check_fits(window, trained, lags)
     observed = window.last(trained.climatology.observed)

@@ -53,12 +53,6 @@ class Hierarchy:
         """Frames in a segment of each level."""
         return (self.horizon, *self.strides[:-1])
 
-    def first(self, levels: int) -> Hierarchy:
-        """Return the hierarchy of the coarsest levels."""
-        if not 1 <= levels <= self.levels:
-            raise UsageError(f"there are {self.levels} levels, not {levels}")
-        return Hierarchy(horizon=self.horizon, strides=self.strides[:levels])
-
     def checked(self, lags: Float[Tensor, " times"]) -> Float[Tensor, " times"]:
         """Return lags in frames if all lie between now and the horizon.
 

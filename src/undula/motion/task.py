@@ -32,6 +32,10 @@ from undula.motion.observation import fitted_usual, observation
 from undula.motion.surroundings import bond_table
 from undula.motion.windows import Window
 
+FARTHEST_APART = 20
+"""Frames: starts of training and validation lie a finest segment apart, but no farther than this,
+so that a model with fewer levels is trained on the same windows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
@@ -100,14 +104,15 @@ def divided(recording: Recording, config: WindowConfig, hierarchy: Hierarchy) ->
     """Divide the starts of a recording into training and, later, validation.
 
     Windows start where they have all their frames, velocities if the recording has any, and at
-    least one segment of the finest level ahead. Between the two parts lies such a segment, and
-    no training target lies in the frames that the validation is about.
+    least one segment of the finest level ahead, or `FARTHEST_APART` frames of a longer one. As
+    many frames lie between the two parts, and no training target lies in the frames that the
+    validation is about.
 
     Raises:
         InputError: The recording is too short.
     """
     first = config.observed - 1
-    segment = hierarchy.lengths[-1]
+    segment = min(hierarchy.lengths[-1], FARTHEST_APART)
     last = len(recording) - 1 - segment
     if recording.velocity_frames:
         last = min(last, recording.velocity_frames - 1)

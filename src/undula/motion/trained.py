@@ -75,9 +75,12 @@ class TrainedMotion:
         """Forecast the mean, its spread and the velocities.
 
         Args:
-            window: At least as long as the youngest frame it looks at; of longer ones it takes
-                the last frames. Turned, shifted and mirrored windows give the turned, shifted
-                and mirrored forecast.
+            window: Of longer ones than in training it takes the last frames; shorter ones serve
+                as well as they can, from 3 frames on. Turned, shifted and mirrored windows give
+                the turned, shifted and mirrored forecast. Where training superposed all frames
+                on a reference, turned and shifted ones do, but not mirrored ones, because a
+                reference has a hand; the forecast is in the pose of now, and what it says of
+                positions and velocities leaves tumbling out.
             lags_ps: Times after now, ps, within the horizon.
 
         Raises:
@@ -179,10 +182,12 @@ class TrainedMotion:
         The window is encoded and the coarser levels are solved once; on a CPU the finest level
         is solved and decoded for a few times at once, so that memory stays small.
         """
-        model, kinds = self.model, self.climatology.kind_of_atoms(window.system)
+        model, device = self.model, window.positions.device
+        kinds = self.climatology.kind_of_atoms(window.system).to(device)
         ages = model.config.encoder.ages(len(window))
         bonds = bond_table(window.system) if model.config.encoder.bonds else None
         lags = lags_ps.to(window.positions) / window.frame_ps
+        parts = _parts(lags)
 
         def base(at: Float[Tensor, " lags"]) -> Base:
             return linear_base([window], at, self.climatology, self.usual, kinds)
@@ -193,7 +198,7 @@ class TrainedMotion:
             for starts in planned(model.hierarchy, lags).starts[:-1]:
                 course = model.advanced(course, starts, base(starts))
             found = []
-            for some in _parts(lags):
+            for some in parts:
                 plan = planned(model.hierarchy, some)
                 outcome = model.finished(course, plan, base(plan.all_lags))
                 found.append(outcome.predictions[self.level])
@@ -202,8 +207,13 @@ class TrainedMotion:
     def _posed(
         self, window: Window
     ) -> tuple[Window, Float[Tensor, "3 3"] | None, Float[Tensor, " 3"] | None]:
-        """Superpose the window's frames as in training; and the way back of the last one."""
-        observed = window.last(self.climatology.observed)
+        """Take the window in the network's precision, superposed as in training; and the way back.
+
+        The way back is R and t of the last frame; none where nothing was superposed.
+        """
+        observed = _in_precision(
+            window.last(self.climatology.observed), next(self.model.parameters()).dtype
+        )
         if self.reference is None:
             return observed, None, None
         if len(self.reference) != len(observed.system):
@@ -313,6 +323,14 @@ def superposed(
         turn,
         shift,
     )
+
+
+def _in_precision(window: Window, dtype: torch.dtype) -> Window:
+    """Return a window whose numbers are of a type."""
+    if window.positions.dtype == dtype:
+        return window
+    velocities = None if window.velocities is None else window.velocities.to(dtype)
+    return replace(window, positions=window.positions.to(dtype), velocities=velocities)
 
 
 def _turned_back(

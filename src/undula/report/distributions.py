@@ -24,6 +24,11 @@ MEASURED = {
 }
 """Scalars measured on samples, and their headings."""
 
+FORGOTTEN = 7
+"""Frames: beyond argon's Lyapunov time, 6 frames."""
+CLOSE = 1.05
+"""How much larger than the best climatological CRPS that of samples may be."""
+
 
 def normal_crps(row: RowScores, place: int) -> float | None:
     """Return the mean CRPS of a row's normal distributions at one lag; none without a spread."""
@@ -97,6 +102,7 @@ def calibration_table(system: SystemScores, study: MotionStudy) -> Appendix:
                     ),
                 ]
             )
+    scoring = system.opened.asked.scoring(study.protocol.scoring)
     headings = ["forecast", "frames ahead", "CRPS, Å", "÷ best", "in 50 %", "in 90 %"]
     return Appendix(
         title=f"{system.opened.name}, distributions: CRPS and coverage",
@@ -104,13 +110,34 @@ def calibration_table(system: SystemScores, study: MotionStudy) -> Appendix:
         headings=[*headings, "CRPS of samples, Å", "÷ best", "samples in 90 %"],
         rows=rows,
         sentences=[
+            *_calibration_verdicts(system, values),
             "The best trivial row is chosen by the CRPS of its normal distribution at each time. "
-            f"Samples: {study.protocol.scoring.samples} from "
-            f"{study.protocol.scoring.sample_starts} starts of each test recording, the normal "
-            f"distributions from {study.protocol.scoring.starts}."
+            f"Samples: {scoring.samples} from {scoring.sample_starts} starts of each test "
+            f"recording, the normal distributions from {scoring.starts}.",
         ],
         values={"rows": values},
     )
+
+
+def _calibration_verdicts(system: SystemScores, values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of each model's samples how their CRPS lies to the best climatological one later on."""
+    said = []
+    for row in system.models:
+        later = [
+            (one["samples_over_best"], one["lag"])
+            for one in values
+            if one["row"] == row.name
+            and one["lag"] >= FORGOTTEN
+            and one["samples_over_best"] is not None
+        ]
+        if later:
+            worst, lag = max(later)
+            within = "within" if worst <= CLOSE else "not within"
+            said.append(
+                f"Samples of {row.label} are {within} {CLOSE - 1:.0%} of the best climatological "
+                f"CRPS from {FORGOTTEN} frames on: at most {worst:.3f} times it, at {lag} frames."
+            )
+    return said
 
 
 def _distribution(row: RowScores, place: int) -> dict[str, Any]:

@@ -22,6 +22,8 @@ MEASURES = {
 }
 """Measures of the tables, and what they are called; `undula.motion.evaluation`."""
 NO_NUMBER = "–"
+DAMPED = "damped ballistic"
+"""The trivial row that a forecast of a liquid should beat at 2 to 10 frames."""
 
 
 def standard_lags(system: SystemScores, study: MotionStudy) -> list[int]:
@@ -177,6 +179,8 @@ class BinSkill:
         skill: With its interval.
         windows: How many windows of each recording are in it.
         deviation: Of the skill over seeds; none for one seed.
+        over_damped: The part of the damped ballistic row's error that it removes; none where
+            that row has no error in this measure.
     """
 
     row: RowScores
@@ -186,6 +190,7 @@ class BinSkill:
     skill: Skill
     windows: int
     deviation: float | None
+    over_damped: float | None
 
 
 def bin_skills(system: SystemScores, study: MotionStudy, measure: str) -> list[BinSkill]:
@@ -223,9 +228,15 @@ def bin_skills(system: SystemScores, study: MotionStudy, measure: str) -> list[B
                     skill=value,
                     windows=int(there.sum()),
                     deviation=float(each.std(ddof=1)) if len(each) > 1 else None,
+                    over_damped=_over(float(own_part.mean()), others.get(DAMPED)),
                 )
             )
     return found
+
+
+def _over(error: float, other: torch.Tensor | None) -> float | None:
+    """Return the part of a row's error that another error lacks."""
+    return None if other is None else 1 - error / float(other.mean())
 
 
 def skill_table(system: SystemScores, study: MotionStudy, measure: str) -> Appendix:
@@ -243,6 +254,7 @@ def skill_table(system: SystemScores, study: MotionStudy, measure: str) -> Appen
                 f"{value.value:+.3f}"
                 + ("" if one.deviation is None else f" ± {one.deviation:.3f}"),
                 f"{value.low:+.3f} to {value.high:+.3f}",
+                NO_NUMBER if one.over_damped is None else f"{one.over_damped:+.3f}",
                 f"{value.trajectories} × {one.windows}",
             ]
         )
@@ -258,6 +270,7 @@ def skill_table(system: SystemScores, study: MotionStudy, measure: str) -> Appen
                 "low": value.low,
                 "high": value.high,
                 "std_over_seeds": one.deviation,
+                "over_damped_ballistic": one.over_damped,
                 "recordings": value.trajectories,
                 "windows": one.windows,
             }
@@ -266,7 +279,7 @@ def skill_table(system: SystemScores, study: MotionStudy, measure: str) -> Appen
     return Appendix(
         title=f"{system.opened.name}, skill over the best trivial row: {MEASURES[measure]}",
         key=f"{system.opened.name}-skill-{measure}",
-        headings=[*headings, "95 % (time blocks)", "n"],
+        headings=[*headings, "95 % (time blocks)", f"over {DAMPED}", "n"],
         rows=rows,
         sentences=verdicts(found, len(system.opened.test)),
         values={"rows": values},
@@ -287,6 +300,13 @@ def verdicts(found: Sequence[BinSkill], recordings: int) -> list[str]:
             f"{label} beats the best trivial row {_frames(better)}; it loses to it "
             f"{_frames(worse)}; neither {_frames(level)}."
         )
+        near = [one for one in parts if 2 <= one.part.last <= 10 and one.over_damped is not None]
+        if near:
+            won = [one for one in near if (one.over_damped or 0) > 0]
+            said.append(
+                f"{label} has less error than the {DAMPED} row in {len(won)} of the {len(near)} "
+                "parts from 2 to 10 frames."
+            )
     if not by_row:
         said.append("There is no model, so there is no skill: only trivial rows were scored.")
     few = f"n = {recordings} test recordings of one system"
@@ -304,15 +324,12 @@ def regimes_table(system: SystemScores, study: MotionStudy, measure: str) -> App
     horizon = system.opened.asked.horizon
     even = _even_places(system, study)
     chosen = [lags[place] for place in even]
-    errors: dict[str, list[float | None]] = {
-        row.label: [
-            _number(value)
-            for value in np.nanmean(standard_errors(row, measure)[:, :, even], axis=(0, 1))
-        ]
-        for row in system.rows
-        if np.isfinite(standard_errors(row, measure)[:, :, even]).any(axis=(0, 1)).all()
-        or mean_of([_number(v) for v in standard_errors(row, measure)[0, 0, even]]) is not None
-    }
+    errors: dict[str, list[float | None]] = {}
+    for row in system.rows:
+        each = standard_errors(row, measure)[:, :, even]
+        means = [_number(_mean(each[:, :, place])) for place in range(len(even))]
+        if mean_of(means) is not None:
+            errors[row.label] = means
     found = regimes(errors, chosen, horizon)
     return Appendix(
         title=f"{system.opened.name}, thirds of the horizon: {MEASURES[measure]}",

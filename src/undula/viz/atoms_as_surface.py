@@ -24,7 +24,7 @@ from undula.geometry.solids import exact_solid, lattice_solid
 from undula.io.meshes import write_ply
 from undula.motion.forecast import MovingAtoms
 from undula.report.table import Metric, Row, Table
-from undula.types import Mesh
+from undula.types import Mesh, MolecularSystem
 from undula.viz.atoms_export import SHOWN_SAMPLES, evenly
 from undula.viz.page import Page, write_page
 
@@ -55,7 +55,7 @@ class SurfaceConfig:
         seed: Of these points.
     """
 
-    spacing: float = 0.6
+    spacing: float = 0.5
     probe: float = 1.4
     points: int = 20_000
     seed: int = 0
@@ -67,6 +67,19 @@ class SurfaceConfig:
             raise UsageError(f"probe should be positive, not {self.probe}")
         if self.points < 1:
             raise UsageError(f"points should be at least 1, not {self.points}")
+
+
+def check_outside(system: MolecularSystem, *, boxed: bool) -> None:
+    """Raise where atoms have no surface that could be looked at.
+
+    Raises:
+        UsageError: Several molecules in a box: a liquid has no outside.
+    """
+    if boxed and system.molecule_count > 1:
+        raise UsageError(
+            f"{system.structure.name}: a surface is for one molecule; {system.molecule_count} in a "
+            "box have no outside"
+        )
 
 
 class AtomSurfaces:
@@ -88,14 +101,9 @@ class AtomSurfaces:
         Raises:
             UsageError: Several molecules in a box: a liquid has no outside.
         """
-        structure = moving.system.structure
-        if moving.box is not None and moving.system.molecule_count > 1:
-            raise UsageError(
-                f"{structure.name}: a surface is for one molecule; "
-                f"{moving.system.molecule_count} in a box have no outside"
-            )
+        check_outside(moving.system, boxed=moving.box is not None)
         self.moving, self.config, self.truth = moving, config, truth
-        self.radii = structure.vdw_radii.double()
+        self.radii = moving.system.structure.vdw_radii.double()
         rows = [moving.now[None], moving.expected.mean, *moving.samples]
         rows += [] if truth is None else [truth]
         everything = torch.cat([row.double().reshape(-1, 3) for row in rows])
@@ -142,23 +150,23 @@ class AtomSurfaces:
 
 def write_surface(
     moving: MovingAtoms,
-    folder: Path,
+    path: Path,
     config: SurfaceConfig,
     *,
     ply: bool = False,
     truth: Float[Tensor, "times atoms 3"] | None = None,
 ) -> Table | None:
-    """Write ``surface.html``, the page of a forecast of atoms as a moving surface.
+    """Write the page of a forecast of atoms as a moving surface.
 
     The surface of the mean, coloured by its displacement and by how far the samples' surfaces
     lie apart; single samples may be looked at instead. With a truth its surface stands beside,
-    and ``surface.json``, ``surface.csv`` and ``surface.md`` hold the scores.
+    and a JSON, a CSV and a Markdown file of the page's name hold the scores.
 
     Args:
         moving: The forecast, at the times wanted.
-        folder: The result folder.
+        path: The page, such as ``surface.html``.
         config: Lattice and probe.
-        ply: Whether to write ``meshes/mesh-0000.ply`` and so on, too.
+        ply: Whether to write ``meshes/mesh-0000.ply`` and so on beside it, too.
         truth: What happened at the same times, unwrapped and in the forecast's pose, Å.
 
     Returns:
@@ -179,14 +187,14 @@ def write_surface(
     if left:
         note = f"This page shows {len(chosen)} of {len(moving.lags_ps)} times."
         page = replace(page, notes=[*page.notes, note])
-    write_page(folder / SURFACE_PAGE, page)
+    write_page(path, page)
     if ply:
         for index, mesh in enumerate(forecast):
-            write_ply(folder / "meshes" / f"mesh-{index:04d}.ply", mesh)
+            write_ply(path.parent / "meshes" / f"mesh-{index:04d}.ply", mesh)
     if table is not None:
-        atomic.write_json(folder / "surface.json", table.as_dict())
-        atomic.write(folder / "surface.csv", table.csv())
-        atomic.write(folder / "surface.md", table.markdown())
+        atomic.write_json(path.with_suffix(".json"), table.as_dict())
+        atomic.write(path.with_suffix(".csv"), table.csv())
+        atomic.write(path.with_suffix(".md"), table.markdown())
     return table
 
 
@@ -247,8 +255,9 @@ def _page(surfaces: AtomSurfaces, forecast: Sequence[Mesh], table: Table | None)
         further["spread"] = f"spread: standard deviation of {len(moving.samples)} samples, Å"
     scores, series, verdicts = [], None, []
     if table is not None:
-        labels = [metric.label for metric in table.metrics]
-        for line in table.cells()[1:]:
+        shown = [table.metrics[index] for index in (0, 1, 3)]
+        labels = [metric.label for metric in shown]
+        for line in table.cells(shown)[1:]:
             scores.append((line[0], dict(zip([*labels, "skill"], line[1:], strict=True))))
         series = {row.name: list(row.values["iou"]) for row in table.rows}
         verdicts = table.verdicts()

@@ -22,7 +22,7 @@ from undula.viz.figures import score_figure
 
 ATOM_FORMATS = ("html", "xtc", "pdb")
 ATOM_METRICS = (
-    Metric(key="error", label="error along an axis, Å", higher_is_better=False),
+    Metric(key="error", label="error per axis, Å", higher_is_better=False),
     Metric(key="crps", label="CRPS, Å", higher_is_better=False),
 )
 """Columns of a table of atoms; the first one judges."""
@@ -250,10 +250,15 @@ def write_atom_evaluation(moving: MovingAtoms, evaluation: AtomEvaluation, folde
     )
     atomic.write(folder / "scores.csv", table.csv())
     atomic.write(folder / "scores.md", table.markdown())
-    series = {row.name: list(row.values["error"]) for row in table.rows}
-    score_figure(folder / "score.png", list(evaluation.lags_ps), series, ATOM_METRICS[0].label)
+    label = ATOM_METRICS[0].label
+    score_figure(folder / "score.png", list(evaluation.lags_ps), _drawn(table), label)
     write_atoms_page(folder / "index.html", evaluated_page(moving, evaluation, table))
     return table
+
+
+def _drawn(table: Table) -> dict[str, list[float]]:
+    """Return the errors over time that fit into one picture: those of straight lines do not."""
+    return {row.name: list(row.values["error"]) for row in table.rows if row.name != "ballistic"}
 
 
 def evaluated_page(moving: MovingAtoms, evaluation: AtomEvaluation, table: Table) -> AtomsPage:
@@ -268,12 +273,12 @@ def evaluated_page(moving: MovingAtoms, evaluation: AtomEvaluation, table: Table
             for line in table.cells()[1:]
         ],
         score_series={
-            row.name: [row.values["error"][index] for index in shown] for row in table.rows
+            name: [values[index] for index in shown] for name, values in _drawn(table).items()
         },
         score_label=ATOM_METRICS[0].label,
         notes=[
             *table.verdicts(),
-            *(sentence for small in table.appendices for sentence in small.sentences),
+            *_about_samples(evaluation),
             *page.notes,
             *(str(notice) for notice in evaluation.notices),
         ],

@@ -41,7 +41,13 @@ ELEMENT_COLOURS: Mapping[str, str] = {
 OTHER_COLOUR = "#b0749b"
 BONDED_BALL, FREE_BALL = 0.22, 0.5
 """Radii of the balls as shares of the van der Waals radius, for atoms with and without bonds."""
-_MARGIN = 2.0
+LABELS: Mapping[str, str] = {
+    "spread": "expected error (one standard deviation along an axis), Å",
+    "error": "true error of the mean (root mean square of the axes), Å",
+    "way": "way from the last observed frame, Å",
+}
+"""What atoms can be coloured by, that shown first in front."""
+_MARGIN = 1.0
 _TILT = ((0.94, 0.0, -0.34), (-0.12, 0.94, -0.32), (0.32, 0.34, 0.88))
 """From where a box is looked at: nearly along z, a little from above and from the right."""
 
@@ -106,28 +112,33 @@ def _packed(page: AtomsPage) -> tuple[dict[str, Any], bytes]:
     shown = {
         name: in_box(frames.double(), page.system, page.box) for name, frames in moving.items()
     }
-    away = {name: (frames - page.now).double().norm(dim=-1) for name, frames in moving.items()}
-    tops = {"way": range_top(torch.cat([way.reshape(-1) for way in away.values()]), 0.95)}
-    labels = {"way": "way from the last observed frame, Å"}
-    if page.spread is not None:
-        tops = {"spread": range_top(page.spread.double().reshape(-1), 1.0)} | tops
-        labels = {"spread": "expected error (one standard deviation along an axis), Å"} | labels
+    numbers = {name: _numbers(page, name, frames) for name, frames in moving.items()}
+    labels = {
+        label: text
+        for label, text in LABELS.items()
+        if any(label in known for known in numbers.values())
+    }
+    tops = {
+        label: range_top(
+            torch.cat([known[label].reshape(-1) for known in numbers.values() if label in known]),
+            1.0 if label == "spread" else 0.95,
+        )
+        for label in labels
+    }
     places = torch.cat([frames.reshape(-1, 3) for frames in shown.values()])
     low = places.amin(dim=0).numpy()
     size = (places.amax(dim=0) - places.amin(dim=0)).clamp(min=1e-6).numpy()
     described, streams = [], []
     for name, frames in shown.items():
-        certain = page.spread is not None and name not in truth
-        numbers = {"way": away[name]} | ({"spread": page.spread} if certain else {})
         # The element has no numbers of its own.
-        known = [label in numbers for label in labels] + [False]
+        known = [label in numbers[name] for label in labels] + [False]
         sizes = [(len(page.system), 0)] * len(frames)
         described.append({"name": name, "scalars": known, "sizes": sizes})
         for index, frame in enumerate(frames):
             streams += place_streams(frame.numpy(), low, size)
             for label in labels:
-                if (values := numbers.get(label)) is not None:
-                    share = (values[index].double() / tops[label]).clamp(0, 1)
+                if (values := numbers[name].get(label)) is not None:
+                    share = (values[index] / tops[label]).clamp(0, 1)
                     streams.append(stream((share * (STEPS - 1)).round().numpy(), 1))
     views = len(truth) + 1
     description = page.described() | {
@@ -140,6 +151,19 @@ def _packed(page: AtomsPage) -> tuple[dict[str, Any], bytes]:
         "atoms": _atoms(page.system, page.box, list(labels)),
     }
     return description, packed(streams)
+
+
+def _numbers(
+    page: AtomsPage, name: str, frames: Float[Tensor, "times atoms 3"]
+) -> dict[str, Float[Tensor, "times atoms"]]:
+    """Return what the atoms of a view can be coloured by."""
+    mean = page.forecast.double()
+    numbers = {"way": (frames.double() - page.now.double()).norm(dim=-1)}
+    if page.spread is not None and frames is not page.truth:
+        numbers["spread"] = page.spread.double()
+    if page.truth is not None and name not in page.others:
+        numbers["error"] = (page.truth.double() - mean).norm(dim=-1) / 3**0.5
+    return numbers
 
 
 def _atoms(

@@ -82,37 +82,47 @@ def error_figure(
     label: str,
     frame_ps: float,
 ) -> str:
-    """Draw errors over the horizon on logarithmic axes, models strong, trivial rows dashed.
+    """Draw errors over the horizon, and below as multiples of the best trivial row's.
 
     Args:
         path: The file to write.
         lags: Frames ahead.
-        rows: Name → error at each; none leaves a gap. Trivial rows end with "(trivial)".
+        rows: Name → error at each; none leaves a gap. Trivial rows end with "(trivial)"; there
+            is at least one.
         label: What is measured, with its unit.
         frame_ps: Time between frames, ps.
 
     Returns:
         The SHA-256 of the file.
     """
-    figure = Figure(figsize=(7.2, 4.0), dpi=_DPI, layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(8.0, 5.4), dpi=_DPI, layout="constrained", facecolor="white")
+    axes, below = figure.subplots(2, 1, sharex=True)
     times = np.array(lags) * frame_ps
-    models = trivial = 0
-    for name, values in rows.items():
-        numbers = np.array([np.nan if value is None else value for value in values])
-        if not np.isfinite(numbers).any():
-            continue
-        if name.endswith("(trivial)"):
-            colour, dash = _TRIVIAL[trivial % len(_TRIVIAL)], _DASHES[trivial % 3]
-            axes.plot(times, numbers, label=name, color=colour, linestyle=dash, linewidth=1.3)
-            trivial += 1
-        else:
-            colour = _MODELS[models % len(_MODELS)]
-            axes.plot(times, numbers, label=name, color=colour, linewidth=2.2, zorder=3)
-            models += 1
+    known = {
+        name: np.array([np.nan if value is None else value for value in values])
+        for name, values in rows.items()
+    }
+    known = {name: numbers for name, numbers in known.items() if np.isfinite(numbers).any()}
+    trivial = [name for name in known if name.endswith("(trivial)")]
+    best = np.fmin.reduce([known[name] for name in trivial])
+    models = [name for name in known if name not in trivial]
+    for name, numbers in known.items():
+        still = name in trivial
+        place = (trivial if still else models).index(name)
+        look: dict[str, Any] = {
+            "color": _TRIVIAL[place % len(_TRIVIAL)] if still else _MODELS[place % len(_MODELS)],
+            "linestyle": _DASHES[place % 3] if still else "-",
+            "linewidth": 1.3 if still else 2.2,
+            "zorder": 2 if still else 3,
+        }
+        axes.plot(times, numbers, label=name, **look)
+        below.plot(times, numbers / best, **look)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _dress(axes, "time ahead, ps", label)
+    axes.minorticks_off()
+    below.set_ylim(0.4, 2.0)
+    _dress(axes, "", label)
+    _dress(below, "time ahead, ps", "÷ best trivial row")
     figure.legend(loc="outside right upper", frameon=False, labelcolor=_INK, fontsize=8)
     return _write_png(path, figure)
 

@@ -1,7 +1,8 @@
 """The page: one HTML file that shows what moves beside the truth, and asks for nothing.
 
-Surfaces (`Page`) and atoms (`undula.viz.atoms_page`) share it. Numbers, code, style and texts are inside the file. A content-security policy forbids every
-request and every script but ours, which it names by their hashes.
+Surfaces (`Page`) and atoms (`undula.viz.atoms_page`) share it. Numbers, code, style and texts are
+inside the file. A content-security policy forbids every request and every script but ours, which
+it names by their hashes.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class PageText:
         if not len(steps) or not np.isfinite(steps[1:]).all() or not (steps > 0).all():
             raise InputError(f"page {self.title!r}: the times should be finite and increase")
         series = self.score_series or {}
-        for name, length in (shown | {name: len(series[name]) for name in series}).items():
+        for name, length in {**shown, **{name: len(series[name]) for name in series}}.items():
             if length != len(self.times_ps):
                 raise InputError(
                     f"page {self.title!r}: {len(self.times_ps)} times but {length} of {name}"

@@ -6,7 +6,6 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-import mdtraj
 import numpy as np
 import openmm
 import torch
@@ -14,9 +13,8 @@ from jaxtyping import Float
 from openmm import app, unit
 from torch import Tensor
 
-from undula import atomic
 from undula.data.simulation.models import Model
-from undula.errors import MachineError
+from undula.io.atom_export import write_xtc as write_frames
 from undula.io.kinds import molecular_system
 from undula.io.recordings import Recording
 from undula.types import MolecularSystem, Structure
@@ -90,28 +88,18 @@ def pdb_text(model: Model, positions: np.ndarray) -> str:
 
 
 def write_xtc(path: Path, recording: Recording) -> None:
-    """Write a recording as XTC (nm, to 0.0001 nm at best), atoms unwrapped as they are.
+    """Write a recording as XTC (to 0.01 Å), atoms unwrapped as they are.
 
     Raises:
         MachineError: The place is full, read-only or not allowed.
     """
-    frames = len(recording)
-    box = None if recording.boxes is None else np.asarray(recording.boxes) / ANGSTROM_PER_NM
-    boxes = np.broadcast_to(np.zeros((3, 3)) if box is None else box, (frames, 3, 3))
-    temporary = path.with_name(f"{atomic.TEMPORARY_PREFIX}{path.name}")
-    try:
-        with mdtraj.formats.XTCTrajectoryFile(str(temporary), "w") as file:
-            file.write(
-                np.asarray(recording.positions) / np.float32(ANGSTROM_PER_NM),
-                time=(recording.start_ps + np.arange(frames) * recording.frame_ps).astype("f4"),
-                step=np.arange(frames, dtype=np.int32),
-                box=boxes.astype("f4"),
-            )
-        atomic.publish(temporary, path)
-    except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    boxes = recording.boxes
+    write_frames(
+        path,
+        torch.from_numpy(np.array(recording.positions)),
+        (recording.start_ps + np.arange(len(recording)) * recording.frame_ps).tolist(),
+        None if boxes is None else torch.from_numpy(np.array(boxes)),
+    )
 
 
 def _charges(model: Model) -> list[float]:

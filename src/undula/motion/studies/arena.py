@@ -34,6 +34,7 @@ FLOOR = "other recordings"
 """The row of what training recordings measure against the test: the floor of the noise."""
 STILL = "frozen (now)"
 MEAN = "mean structure"
+_NOT_DRAWN: dict[str, Any] = {"samples": None, "measured": None}
 
 
 class Arena:
@@ -87,8 +88,13 @@ class Arena:
                     window = window_at(self.source, recording, now, self.asked.window)
                     yield Example(window=window, future=future)
 
-    def scores(self, forecaster: AtomForecaster) -> dict[str, Any]:
-        """Score a forecaster on every test recording; the same chance for every forecaster."""
+    def scores(self, forecaster: AtomForecaster, *, samples: bool = True) -> dict[str, Any]:
+        """Score a forecaster on every test recording; the same chance for every forecaster.
+
+        Args:
+            forecaster: A model or a trivial row.
+            samples: Whether futures are drawn, where it has a distribution.
+        """
         found = {}
         for number, recording in enumerate(self.tests):
             point = scored(
@@ -101,7 +107,8 @@ class Arena:
                 window=self.asked.window,
                 horizon=self.asked.horizon,
             )
-            found[recording.name] = point.plain() | self._sampled(forecaster, recording, number)
+            futures = self._sampled(forecaster, recording, number) if samples else _NOT_DRAWN
+            found[recording.name] = point.plain() | futures
         return found
 
     def references(self) -> dict[str, dict[str, Any]]:
@@ -133,12 +140,19 @@ class Arena:
                 "msd": truth.displacement.tolist(),
                 "vacf": truth.correlation.tolist(),
                 "diffusion": truth.diffusion,
+                **self._own(recording, truth),
                 "angles": None if truth.torsions is None else truth.torsions[::4].tolist(),
             }
             energy = self._energy(truth.even)
             if energy is not None:
                 found[recording.name]["energy"] = energy
         return found
+
+    def _own(self, recording: Recording, truth: Truth) -> dict[str, Any]:
+        """Return what the truth has as one sample of itself: how near atoms come, its bonds."""
+        itself = true_courses([recording], self.asked.observed, self.course, 1)
+        found = truth.measured(itself)
+        return {key: found[key] for key in ("minimum_distance", "bond_error") if key in found}
 
     def _sampled(
         self, forecaster: AtomForecaster, recording: Recording, number: int
@@ -148,7 +162,7 @@ class Arena:
         window = window_at(self.source, recording, asked.observed - 1, asked.observed)
         course = drawn(forecaster, window, self.course, scoring.samples, chance)
         if course is None:
-            return {"samples": None, "measured": None}
+            return _NOT_DRAWN
         judged = sample_scores(
             forecaster,
             self.source,

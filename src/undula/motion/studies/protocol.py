@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ class MotionSystem:
         set: Keys of the training configuration, nested, that differ from the preset.
         forces: A system of ``undula simulate`` whose energies samples get; none for no energies.
         linear_ps: From which lag to which the squared displacement grows evenly.
+        starts: In place of `MotionScoring.starts`, where it is not 0: small systems need many.
+        sample_starts: In place of `MotionScoring.sample_starts`, where it is not 0.
     """
 
     name: str
@@ -40,12 +42,24 @@ class MotionSystem:
     set: dict[str, Any] = field(default_factory=dict)
     forces: str | None = None
     linear_ps: tuple[float, float] = (5.0, 50.0)
+    starts: int = 0
+    sample_starts: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.window <= self.observed:
             raise UsageError(f"{self.name}: window is from 2 to observed, not {self.window}")
         if self.horizon < 20:
             raise UsageError(f"{self.name}: horizon is at least 20 frames, not {self.horizon}")
+        if self.starts < 0 or self.sample_starts < 0:
+            raise UsageError(f"{self.name}: starts and sample_starts are at least 0")
+
+    def scoring(self, usual: MotionScoring) -> MotionScoring:
+        """Return how this system is scored where others are scored as usual."""
+        return replace(
+            usual,
+            starts=self.starts or usual.starts,
+            sample_starts=self.sample_starts or usual.sample_starts,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +72,7 @@ class MotionRow:
         preset: In place of the systems' presets.
         set: Keys of the training configuration, nested, that differ from the preset.
         levels: Retrained with so many of the coarsest levels; 0 for all.
+        as_large_as: A row whose number of weights this one gets, by the width of its network.
         decoded: Score it decoded at these levels as well, without training.
         systems: Names of the systems it is trained on; all if there are none.
     """
@@ -67,6 +82,7 @@ class MotionRow:
     preset: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
     levels: int = 0
+    as_large_as: str | None = None
     decoded: list[int] = field(default_factory=list)
     systems: list[str] = field(default_factory=list)
 
@@ -136,6 +152,8 @@ class MotionProtocol:
             raise UsageError(f"the ablation names a row {unknown[0]} that there is not")
         systems = listed["system"]
         for row in self.rows:
+            if row.as_large_as is not None and row.as_large_as not in names:
+                raise UsageError(f"row {row.name} names a row {row.as_large_as} that there is not")
             missing = [name for name in row.systems if name not in systems]
             if missing:
                 raise UsageError(f"row {row.name} names a system {missing[0]} that there is not")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from undula.learn.progress import Progress
 from undula.learn.recipe import FitConfig, check_same
 from undula.motion.losses import MotionLossConfig
-from undula.motion.model import MotionModelConfig
+from undula.motion.model import DoMiNO, MotionModelConfig
 from undula.motion.studies.protocol import Opened
 from undula.motion.task import WindowConfig
 from undula.motion.trained import WEIGHTS, TrainedMotion
@@ -41,6 +42,35 @@ class MotionTraining:
         levels = self.model.levels
         kept = replace(levels, strides=levels.strides[:count])
         return replace(self, model=replace(self.model, levels=kept))
+
+    def as_large_as(self, other: MotionTraining, kinds: int) -> MotionTraining:
+        """Return the same training with the width that gives about as many weights as another.
+
+        Args:
+            other: The other training.
+            kinds: How many chemical kinds the system has.
+        """
+        wanted, heads = _weights(other.model, kinds), self.model.encoder.heads
+
+        def weights(width: int) -> int:
+            return _weights(self.with_features(width * heads).model, kinds)
+
+        high = 1
+        while weights(high) < wanted:
+            high *= 2
+        low = bisect_left(range(high), wanted, lo=1, key=weights)
+        widths = [max(low - 1, 1), low]
+        best = min(widths, key=lambda width: abs(weights(width) - wanted))
+        return self.with_features(best * heads)
+
+    def with_features(self, features: int) -> MotionTraining:
+        """Return the same training with another width of the network."""
+        encoder = replace(self.model.encoder, features=features)
+        return replace(self, model=replace(self.model, encoder=encoder))
+
+
+def _weights(config: MotionModelConfig, kinds: int) -> int:
+    return sum(one.numel() for one in DoMiNO(config, kinds).parameters())
 
 
 def run_folder(runs: Path, system: str, row: str, seed: int) -> Path:

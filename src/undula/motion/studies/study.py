@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -139,12 +140,15 @@ def run_motion_study(
     chosen = _chosen(protocol, only)
     place = _Workplace(runs=runs, out=out, progress=progress, say=say)
     plans = [
-        [(row, _trainings(row, system, protocol.seeds, training_of)) for row in chosen]
+        [
+            (row, _trainings(row, protocol.rows, system, protocol.seeds, training_of))
+            for row in chosen
+        ]
         for system in systems
     ]
     skipped: dict[str, str] = {}
     found = [
-        _system(system, plan, protocol.scoring, place, skipped)
+        _system(system, plan, system.asked.scoring(protocol.scoring), place, skipped)
         for system, plan in zip(systems, plans, strict=True)
     ]
     return MotionStudy(protocol=protocol, systems=tuple(found), skipped=skipped)
@@ -160,6 +164,7 @@ def _chosen(protocol: MotionProtocol, only: Sequence[str]) -> list[MotionRow]:
 
 def _trainings(
     row: MotionRow,
+    rows: Sequence[MotionRow],
     system: Opened,
     seeds: Sequence[int],
     training_of: Callable[[MotionRow, Opened, int], MotionTraining],
@@ -167,7 +172,17 @@ def _trainings(
     """Resolve the trainings of a row before anything runs; none on systems it is not meant for."""
     if row.systems and system.name not in row.systems:
         return {}
-    return {seed: training_of(row, system, seed).first_levels(row.levels) for seed in seeds}
+    found = {seed: training_of(row, system, seed).first_levels(row.levels) for seed in seeds}
+    other = next((one for one in rows if one.name == row.as_large_as), None)
+    if other is None:
+        return found
+    kinds = len(set(system.source.system.kinds.tolist()))
+    return {
+        seed: training.as_large_as(
+            training_of(other, system, seed).first_levels(other.levels), kinds
+        )
+        for seed, training in found.items()
+    }
 
 
 def _system(
@@ -218,7 +233,9 @@ def _model_rows(
         count = parameters(model)
         key = {"weights": atomic.sha256(folder / WEIGHTS)}
         for name, label, forecaster in _variants(row, model):
-            scores = _scores(arena, forecaster, key, f"{name}/seed-{seed}", place)
+            scores = _scores(
+                arena, forecaster, key, f"{name}/seed-{seed}", place, samples="@" not in name
+            )
             variants.setdefault(name, (label, []))[1].append(scores)
     return [
         RowScores(name=name, label=label, kind="model", seeds=tuple(seeds), parameters=count)
@@ -227,7 +244,7 @@ def _model_rows(
 
 
 def _variants(row: MotionRow, model: TrainedMotion) -> list[tuple[str, str, AtomForecaster]]:
-    """List a model and, below it, what it says when only its coarser levels are decoded."""
+    """List a model and, without samples, what it says when only coarser levels are decoded."""
     found: list[tuple[str, str, AtomForecaster]] = [(row.name, row.label, model)]
     for level in row.decoded:
         label = f"{row.label}, decoded at level {level}"
@@ -247,7 +264,7 @@ def _trivial_rows(arena: Arena, place: _Workplace) -> list[RowScores]:
                     arena,
                     forecaster,
                     {"fitted windows": FITTED_WINDOWS},
-                    f"{TRIVIAL}/{forecaster.name.replace(' ', '-')}",
+                    f"{TRIVIAL}/{'-'.join(re.findall('[a-z]+', forecaster.name))}",
                     place,
                 ),
             ),
@@ -257,11 +274,22 @@ def _trivial_rows(arena: Arena, place: _Workplace) -> list[RowScores]:
 
 
 def _scores(
-    arena: Arena, forecaster: AtomForecaster, key: Mapping[str, Any], name: str, place: _Workplace
+    arena: Arena,
+    forecaster: AtomForecaster,
+    key: Mapping[str, Any],
+    name: str,
+    place: _Workplace,
+    *,
+    samples: bool = True,
 ) -> dict[str, Any]:
+    """Score a forecaster, with or without the samples, which take most of the time."""
     rules = {**key, "energies": arena.has_energies}
     return _kept(
-        arena, rules, f"{arena.system.name}/{name}", lambda: arena.scores(forecaster), place
+        arena,
+        rules,
+        f"{arena.system.name}/{name}",
+        lambda: arena.scores(forecaster, samples=samples),
+        place,
     )
 
 
