@@ -433,7 +433,7 @@
           const entry = element("span", "swatch", name);
           const patch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
           const disc = patch.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "circle"));
-          for (const [key, value] of Object.entries({ cx: 5, cy: 5, r: 5, fill: colour })) disc.setAttribute(key, value);
+          for (const [key, value] of Object.entries({ cx: 5, cy: 5, r: 4.5, fill: colour })) disc.setAttribute(key, value);
           patch.setAttribute("viewBox", "0 0 10 10");
           entry.prepend(patch);
           return entry;
