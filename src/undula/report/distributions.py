@@ -164,8 +164,9 @@ def samples_table(system: SystemScores) -> Appendix:
     shown = [key for key in MEASURED if any(key in one for _, each in rows for one in each)]
     values = {name: {key: _mean(each, key) for key in shown} for name, each in rows}
     sentences = [
-        "Samples of the standard start of each test recording. Energies are medians; a mean is "
-        "ruled by the closest pair of atoms. Diffusion from the squared displacement at "
+        "Samples of the standard start of each test recording. Energies, the truth's too, are "
+        "those of the force field of undula simulate, not what a recording says; medians: a mean "
+        "is ruled by the closest pair of atoms. Diffusion from the squared displacement at "
         f"{system.opened.asked.linear_ps[0]:g} to {system.opened.asked.linear_ps[1]:g} ps."
     ]
     if system.energy_note:
