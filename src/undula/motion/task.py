@@ -27,14 +27,26 @@ from undula.motion.encoder import Observation
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.linear import linear_base
 from undula.motion.losses import MotionLossConfig, Truth, motion_loss, surprise
-from undula.motion.model import Base, DoMiNO, MotionModelConfig, Plan, planned
+from undula.motion.model import (
+    Base,
+    DoMiNO,
+    MotionModelConfig,
+    Plan,
+    Prediction,
+    planned,
+)
 from undula.motion.observation import fitted_usual, observation
+from undula.motion.recalibration import Recalibration, fitted_recalibration
 from undula.motion.surroundings import bond_table
 from undula.motion.windows import Window
 
 FARTHEST_APART = 20
 """Frames: starts of training and validation lie a finest segment apart, but no farther than this,
 so that a model with fewer levels is trained on the same windows."""
+
+
+RECALIBRATED = 8
+"""Validation windows of each recording on which a trained forecast is recalibrated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +272,27 @@ class MotionTask:
                 part = sums["error"][chosen] / sums["linear"][chosen]
                 measures[f"skill_{name}"] = 1 - float(part.detach().mean())
         return measures
+
+    def recalibration(self) -> Recalibration:
+        """Fit on validation windows how much of the deviation to believe, and the spread."""
+        device = next(self.model.parameters()).device
+        knots = self.climatology.knots
+        lags = torch.tensor(knots, dtype=torch.float32)
+
+        def cases() -> Iterator[tuple[Sequence[Prediction], Base, Truth]]:
+            for part in self.parts:
+                first, last = part.validation
+                for now in torch.linspace(first, last, RECALIBRATED).round().long().tolist():
+                    batch = self._gathered([(part, now)], lags, hidden=False, barred=False)
+                    batch = moved(batch, device)
+                    with torch.no_grad():
+                        outcome = self.model(
+                            batch.seen, batch.plan, batch.base, self.bonds, drawn=False
+                        )
+                    base = batch.base.part(len(batch.base.mean) - len(knots), len(knots))
+                    yield outcome.predictions, base, batch.truth
+
+        return fitted_recalibration(cases(), knots)
 
     def _drawn_lags(self, reach: int, generator: torch.Generator) -> Float[Tensor, " times"]:
         """Draw whole frames: some in the first finest segment, some in a few others."""

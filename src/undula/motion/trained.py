@@ -25,6 +25,7 @@ from undula.motion.linear import linear_base
 from undula.motion.model import DoMiNO, MotionModelConfig, planned
 from undula.motion.noise import climatological_noise, restored_bonds, window_lengths
 from undula.motion.observation import Usual, observation
+from undula.motion.recalibration import Recalibration
 from undula.motion.surroundings import bond_table
 from undula.motion.windows import AtomForecast, Window
 from undula.nn.ode.solve import SolverConfig
@@ -47,6 +48,7 @@ class TrainedMotion:
         provenance: What it was trained on and how, for the model card.
         dressing: Errors that samples of an aligned molecule are dressed with; none for normal
             errors.
+        recalibration: How much of the deviation to believe, by lag; none for all of it.
         name: In tables.
         level: Decode at this level and no finer; the finest by default.
     """
@@ -57,6 +59,7 @@ class TrainedMotion:
     reference: Float[Tensor, "atoms 3"] | None
     provenance: dict[str, Any]
     dressing: Dressing | None = None
+    recalibration: Recalibration | None = None
     name: str = "DoMiNO"
     level: int = -1
 
@@ -200,8 +203,12 @@ class TrainedMotion:
             found = []
             for some in parts:
                 plan = planned(model.hierarchy, some)
-                outcome = model.finished(course, plan, base(plan.all_lags))
-                found.append(outcome.predictions[self.level])
+                known = base(plan.all_lags)
+                prediction = model.finished(course, plan, known).predictions[self.level]
+                if self.recalibration is not None:
+                    there = known.part(len(known.mean) - len(some), len(some))
+                    prediction = self.recalibration.applied(prediction, there, some, self.level)
+                found.append(prediction)
         return found
 
     def _posed(
@@ -232,6 +239,9 @@ class TrainedMotion:
             tensors["reference"] = self.reference
         if self.dressing is not None:
             tensors["dressing"] = self.dressing.errors
+        if self.recalibration is not None:
+            tensors["recalibration.amplitude"] = self.recalibration.amplitude
+            tensors["recalibration.spread"] = self.recalibration.spread
         save_weights(
             folder / WEIGHTS,
             tensors,
@@ -269,6 +279,13 @@ class TrainedMotion:
                 provenance=metadata["provenance"],
                 dressing=Dressing(knots=climatology.knots, errors=tensors["dressing"])
                 if "dressing" in tensors
+                else None,
+                recalibration=Recalibration(
+                    knots=climatology.knots,
+                    amplitude=tensors["recalibration.amplitude"],
+                    spread=tensors["recalibration.spread"],
+                )
+                if "recalibration.amplitude" in tensors
                 else None,
             )
         except (KeyError, TypeError, ValueError) as error:

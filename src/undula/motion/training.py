@@ -62,6 +62,7 @@ def train_motion(
         usual=task.usual,
         reference=recordings.reference,
         dressing=task.dressing(),
+        recalibration=task.recalibration(),
         provenance={
             "undula": undula.__version__,
             "system": recordings.system.structure.name,

@@ -1,0 +1,132 @@
+r"""What validation says of a trained forecast: how much of it to believe, and how wide it is.
+
+.. math::
+    a_k = \frac{\langle d, e \rangle}{\langle d, d \rangle} \text{ from 0 to 1}, \qquad
+    c_k^2 = \Big\langle \Big( \frac{e - a_k d}{\hat\sigma} \Big)^2 \Big\rangle
+
+with d what the network adds to the linear forecast and e what that forecast misses, over all atoms
+and axes of validation windows, at lags k. Where nothing can be known the best network adds nothing,
+but a trained one adds a little noise, and a is about 0; and a spread that was learned on training
+windows is a little too narrow on others.
+
+Source: least squares recalibration as in model output statistics, Glahn and Lowry, J. Appl. Meteor.
+11, 1203 (1972).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undula.errors import InputError, UsageError
+from undula.motion.losses import Truth
+from undula.motion.model import Base, Prediction
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recalibration:
+    """Factors of deviation and spread by lag, for each level that is decoded.
+
+    Attributes:
+        knots: Frames after now, ascending; between them factors are linear in the logarithm, and
+            before the first and after the last constant.
+        amplitude: a, from 0 to 1.
+        spread: c, positive.
+    """
+
+    knots: tuple[int, ...]
+    amplitude: Float[Tensor, "levels knots"]
+    spread: Float[Tensor, "levels knots"]
+
+    def __post_init__(self) -> None:
+        if self.amplitude.shape != self.spread.shape or self.amplitude.shape[1:] != (
+            len(self.knots),
+        ):
+            raise InputError("a recalibration needs factors for each level at each of its knots")
+
+    def applied(
+        self, prediction: Prediction, base: Base, lags: Float[Tensor, " times"], level: int
+    ) -> Prediction:
+        """Return a forecast with less of its deviation and another spread.
+
+        Args:
+            prediction: Decoded at ``level``.
+            base: The linear forecast at the same times.
+            lags: The times, frames.
+            level: From 0, or from the last, −1.
+        """
+        amplitude, spread = (
+            self._at(factors[level].to(lags), lags) for factors in (self.amplitude, self.spread)
+        )
+        part = amplitude[:, None, None, None]
+        return replace(
+            prediction,
+            mean=base.mean + part * (prediction.mean - base.mean),
+            spread=prediction.spread * spread[:, None, None],
+            velocities=base.velocities + part * (prediction.velocities - base.velocities),
+            parts=prediction.parts * part,
+        )
+
+    def _at(
+        self, factors: Float[Tensor, " knots"], lags: Float[Tensor, " times"]
+    ) -> Float[Tensor, " times"]:
+        if len(self.knots) == 1:
+            return factors.expand(len(lags))
+        places = torch.tensor(self.knots, dtype=lags.dtype, device=lags.device).log()
+        asked = lags.clamp(self.knots[0], self.knots[-1]).log()
+        left = (torch.searchsorted(places, asked, right=True) - 1).clamp(0, len(places) - 2)
+        share = (asked - places[left]) / (places[left + 1] - places[left])
+        return torch.lerp(factors[left], factors[left + 1], share)
+
+
+def fitted_recalibration(
+    cases: Iterable[tuple[Sequence[Prediction], Base, Truth]], knots: Sequence[int]
+) -> Recalibration:
+    """Fit the factors on forecasts of validation windows.
+
+    Args:
+        cases: Forecasts decoded at each level, the linear forecast and what came, all at the
+            knots; read once.
+        knots: Frames after now, ascending.
+
+    Raises:
+        UsageError: There is no case.
+    """
+    kept = [([(p.mean - b.mean, p.spread) for p in some], b, t) for some, b, t in cases]
+    if not kept:
+        raise UsageError("a recalibration needs at least one validation window")
+    amplitudes, spreads = [], []
+    for level in range(len(kept[0][0])):
+        product = torch.zeros(len(knots), dtype=torch.float64)
+        square, left, number = (torch.zeros_like(product) for _ in range(3))
+        for some, base, truth in kept:
+            deviation, error = some[level][0], truth.positions - base.mean
+            product += _sums(deviation * error, truth)
+            square += _sums(deviation * deviation, truth)
+        amplitude = torch.where(square > 0, product / square.clamp(min=1e-30), 1.0).clamp(0, 1)
+        for some, base, truth in kept:
+            deviation, spread = some[level]
+            miss = (
+                truth.positions
+                - base.mean
+                - amplitude.to(deviation)[:, None, None, None] * (deviation)
+            )
+            left += _sums((miss / spread[..., None]).square(), truth)
+            number += _sums(torch.ones_like(miss), truth)
+        amplitudes.append(amplitude)
+        spreads.append(torch.where(number > 0, left / number.clamp(min=1), 1.0).sqrt())
+    return Recalibration(
+        knots=tuple(knots),
+        amplitude=torch.stack(amplitudes).float(),
+        spread=torch.stack(spreads).float().clamp(min=0.1, max=10.0),
+    )
+
+
+def _sums(values: Float[Tensor, "times windows atoms 3"], truth: Truth) -> Float[Tensor, " times"]:
+    """Sum over atoms, axes and those windows that reach so far, in double precision."""
+    each = values.double().sum(dim=(-1, -2))
+    return (each * truth.known.to(each)).sum(dim=1).cpu()
