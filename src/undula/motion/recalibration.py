@@ -1,13 +1,14 @@
 r"""What validation says of a trained forecast: how much of it to believe, and how wide it is.
 
 .. math::
-    a_k = \frac{\langle d, e \rangle}{\langle d, d \rangle} \text{ from 0 to 1}, \qquad
+    a_k = \frac{\langle d, e \rangle}{\langle d, d \rangle} - 2 s_k \text{ from 0 to 1}, \qquad
     c_k^2 = \Big\langle \Big( \frac{e - a_k d}{\hat\sigma} \Big)^2 \Big\rangle
 
 with d what the network adds to the linear forecast and e what that forecast misses, over all atoms
 and axes of validation windows, at lags k. Where nothing can be known the best network adds nothing,
-but a trained one adds a little noise, and a is about 0; and a spread that was learned on training
-windows is a little too narrow on others.
+but a trained one adds a little noise. So only what validation proves is believed: s is the standard
+error of the ratio, by leaving out one group of windows (a recording) at a time. And a spread that
+was learned on training windows is a little too narrow on others.
 
 Source: least squares recalibration as in model output statistics, Glahn and Lowry, J. Appl. Meteor.
 11, 1203 (1972).
@@ -84,37 +85,41 @@ class Recalibration:
 
 
 def fitted_recalibration(
-    cases: Iterable[tuple[Sequence[Prediction], Base, Truth]], knots: Sequence[int]
+    cases: Iterable[tuple[int, Sequence[Prediction], Base, Truth]], knots: Sequence[int]
 ) -> Recalibration:
     """Fit the factors on forecasts of validation windows.
 
     Args:
-        cases: Forecasts decoded at each level, the linear forecast and what came, all at the
-            knots; read once.
+        cases: A number for the group of each case, such as its recording; forecasts decoded at
+            each level, the linear forecast and what came, all at the knots; read once. With
+            fewer than three groups each case is its own.
         knots: Frames after now, ascending.
 
     Raises:
         UsageError: There is no case.
     """
-    kept = [([(p.mean - b.mean, p.spread) for p in some], b, t) for some, b, t in cases]
+    groups: list[int] = []
+    kept: list[tuple[list[tuple[Tensor, Tensor]], Base, Truth]] = []
+    for group, predictions, base, truth in cases:
+        groups.append(group)
+        kept.append(([(p.mean - base.mean, p.spread) for p in predictions], base, truth))
     if not kept:
         raise UsageError("a recalibration needs at least one validation window")
+    if len(set(groups)) < 3:
+        groups = list(range(len(kept)))
     amplitudes, spreads = [], []
     for level in range(len(kept[0][0])):
-        product = torch.zeros(len(knots), dtype=torch.float64)
-        square, left, number = (torch.zeros_like(product) for _ in range(3))
+        left, number = (torch.zeros(len(knots), dtype=torch.float64) for _ in range(2))
+        products, squares = [], []
         for some, base, truth in kept:
             deviation, error = some[level][0], truth.positions - base.mean
-            product += _sums(deviation * error, truth)
-            square += _sums(deviation * deviation, truth)
-        amplitude = torch.where(square > 0, product / square.clamp(min=1e-30), 1.0).clamp(0, 1)
+            products.append(_sums(deviation * error, truth))
+            squares.append(_sums(deviation * deviation, truth))
+        amplitude = _believed(torch.stack(products), torch.stack(squares), groups)
         for some, base, truth in kept:
             deviation, spread = some[level]
-            miss = (
-                truth.positions
-                - base.mean
-                - amplitude.to(deviation)[:, None, None, None] * (deviation)
-            )
+            believed = amplitude.to(deviation)[:, None, None, None] * deviation
+            miss = truth.positions - base.mean - believed
             left += _sums((miss / spread[..., None]).square(), truth)
             number += _sums(torch.ones_like(miss), truth)
         amplitudes.append(amplitude)
@@ -124,6 +129,28 @@ def fitted_recalibration(
         amplitude=torch.stack(amplitudes).float(),
         spread=torch.stack(spreads).float().clamp(min=0.1, max=10.0),
     )
+
+
+def _believed(
+    products: Float[Tensor, "cases knots"],
+    squares: Float[Tensor, "cases knots"],
+    groups: Sequence[int],
+) -> Float[Tensor, " knots"]:
+    """Return the ratio of sums less twice its standard error by the jackknife, from 0 to 1."""
+
+    def ratio(rows: Tensor) -> Tensor:
+        below = squares[rows].sum(dim=0)
+        return torch.where(below > 0, products[rows].sum(dim=0) / below.clamp(min=1e-30), 1.0)
+
+    owner = torch.tensor(groups)
+    names = owner.unique()
+    whole = ratio(torch.ones_like(owner, dtype=torch.bool))
+    if len(names) < 2:
+        return whole.clamp(0, 1)
+    without = torch.stack([ratio(owner != name) for name in names])
+    count = len(names)
+    error = ((count - 1) / count * (without - without.mean(dim=0)).square().sum(dim=0)).sqrt()
+    return (whole - 2 * error).clamp(0, 1)
 
 
 def _sums(values: Float[Tensor, "times windows atoms 3"], truth: Truth) -> Float[Tensor, " times"]:

@@ -279,8 +279,8 @@ class MotionTask:
         knots = self.climatology.knots
         lags = torch.tensor(knots, dtype=torch.float32)
 
-        def cases() -> Iterator[tuple[Sequence[Prediction], Base, Truth]]:
-            for part in self.parts:
+        def cases() -> Iterator[tuple[int, Sequence[Prediction], Base, Truth]]:
+            for number, part in enumerate(self.parts):
                 first, last = part.validation
                 for now in torch.linspace(first, last, RECALIBRATED).round().long().tolist():
                     batch = self._gathered([(part, now)], lags, hidden=False, barred=False)
@@ -290,7 +290,7 @@ class MotionTask:
                             batch.seen, batch.plan, batch.base, self.bonds, drawn=False
                         )
                     base = batch.base.part(len(batch.base.mean) - len(knots), len(knots))
-                    yield outcome.predictions, base, batch.truth
+                    yield number, outcome.predictions, base, batch.truth
 
         return fitted_recalibration(cases(), knots)
 

@@ -26,6 +26,8 @@ ATOM_METRICS = (
     Metric(key="crps", label="CRPS, Å", higher_is_better=False),
 )
 """Columns of a table of atoms; the first one judges."""
+TALLEST = 3.0
+"""Rows that err more than this many times the best trivial row are left out of pictures."""
 _HORIZONS = 6
 SHOWN_SAMPLES = 4
 """How many samples a page shows at most."""
@@ -257,8 +259,14 @@ def write_atom_evaluation(moving: MovingAtoms, evaluation: AtomEvaluation, folde
 
 
 def _drawn(table: Table) -> dict[str, list[float]]:
-    """Return the errors over time that fit into one picture: those of straight lines do not."""
-    return {row.name: list(row.values["error"]) for row in table.rows if row.name != "ballistic"}
+    """Return the errors over time that fit into one picture with those of the models."""
+    error = ATOM_METRICS[0]
+    best = table.mean(table.best_trivial, error)
+    return {
+        row.name: list(row.values["error"])
+        for row in table.rows
+        if row.kind == "model" or table.mean(row, error) <= TALLEST * best
+    }
 
 
 def evaluated_page(moving: MovingAtoms, evaluation: AtomEvaluation, table: Table) -> AtomsPage:

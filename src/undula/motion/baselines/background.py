@@ -71,7 +71,7 @@ class Scales:
     def places(
         self, lags: Float[Tensor, " times"]
     ) -> tuple[Int[Tensor, " times"], Float[Tensor, " times"]]:
-        """Locate lags (frames) between now, which is place 0, and the knots, places 1, 2, …
+        """Locate lags (frames) between now, which is place 0, and the knots, from place 1 on.
 
         Returns:
             The place below each lag and the part of the way to the next one.
@@ -132,9 +132,9 @@ def fitted_scales(examples: Iterable[Example], knots: Sequence[int]) -> Scales:
         kinds=kinds,
         frame_ps=frame_ps,
         knots=tuple(knots),
-        displacement=usual[:, :-2].contiguous(),
-        speed=usual[:, -2].clone(),
-        reach=usual[:, -1].clone(),
+        displacement=_own(usual[:, :-2]),
+        speed=_own(usual[:, -2]),
+        reach=_own(usual[:, -1]),
     )
 
 
@@ -259,6 +259,11 @@ def provenance(
         "parameters": sum(one.numel() for one in model.parameters()),
         "measures": dict(result.metrics),
     }
+
+
+def _own(numbers: Tensor) -> Tensor:
+    """Copy numbers so that they adjoin, also where there is only one of them."""
+    return numbers.clone(memory_format=torch.contiguous_format)
 
 
 def _rows(system: MolecularSystem, kinds: Sequence[str]) -> Int[Tensor, " atoms"]:

@@ -39,7 +39,9 @@ from undula.errors import InputError, MachineError, UsageError
 from undula.motion.baselines.trivial import WithoutDistribution
 from undula.motion.windows import AtomForecast, Window
 
-_INSTALL = 'the row "Wavelet ARIMA" needs PyWavelets and statsmodels: pip install "undula[baselines]"'
+_INSTALL = (
+    'the row "Wavelet ARIMA" needs PyWavelets and statsmodels: pip install "undula[baselines]"'
+)
 _STILL = 1e-9
 """Å: a band that moves less than this is a constant, which has no likelihood."""
 
@@ -78,7 +80,9 @@ class WaveletArimaConfig:
         at_least |= {"moving_average": 0, "iterations": 1, "workers": 1}
         for name, least in at_least.items():
             if getattr(self, name) < least:
-                raise UsageError(f"arima.{name} must be at least {least}, not {getattr(self, name)}")
+                raise UsageError(
+                    f"arima.{name} must be at least {least}, not {getattr(self, name)}"
+                )
         if self.atoms is not None and self.atoms < 1:
             raise UsageError(f"arima.atoms must be at least 1, not {self.atoms}")
         if self.boundary not in ("symmetric", "periodization"):
@@ -89,8 +93,13 @@ class WaveletArimaConfig:
     @property
     def orders(self) -> list[tuple[int, int, int]]:
         """All orders (p, d, q) that are tried."""
-        highest = (self.autoregressive, self.differences, self.moving_average)
-        return list(product(*(range(most + 1) for most in highest)))
+        return list(
+            product(
+                range(self.autoregressive + 1),
+                range(self.differences + 1),
+                range(self.moving_average + 1),
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
