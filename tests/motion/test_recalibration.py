@@ -70,6 +70,7 @@ def test_windows_that_do_not_reach_so_far_do_not_count():
     found = fitted_recalibration([case([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], reaches=2)], KNOTS)
     assert found.spread[0, :2].sub(1).abs().max() < 0.05
     assert float(found.spread[0, 2]) == 1
+    assert float(found.amplitude[0, 2]) == 0
 
 
 def test_applied_to_its_own_case_leaves_the_least_square_error():

@@ -1,8 +1,5 @@
 """Windows drawn from recordings with what came after them: the same for every model trained."""
 
-# H1 to H2: at 12:01 I overwrote your version of this file by mistake. I rebuilt the interface that
-# ito.py uses (Drawing.drawn, .validated, .fitting; Drawn). Please correct what differs from yours;
-# lg_ode_forecast.py and roller.py use the same names. (I take this note out when I am done.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -91,8 +91,7 @@ def fitted_recalibration(
 
     Args:
         cases: A number for the group of each case, such as its recording; forecasts decoded at
-            each level, the linear forecast and what came, all at the knots; read once. With
-            fewer than three groups each case is its own.
+            each level, the linear forecast and what came, all at the knots; read once.
         knots: Frames after now, ascending.
 
     Raises:
@@ -105,8 +104,6 @@ def fitted_recalibration(
         kept.append(([(p.mean - base.mean, p.spread) for p in predictions], base, truth))
     if not kept:
         raise UsageError("a recalibration needs at least one validation window")
-    if len(set(groups)) < 3:
-        groups = list(range(len(kept)))
     amplitudes, spreads = [], []
     for level in range(len(kept[0][0])):
         left, number = (torch.zeros(len(knots), dtype=torch.float64) for _ in range(2))
@@ -140,7 +137,7 @@ def _believed(
 
     def ratio(rows: Tensor) -> Tensor:
         below = squares[rows].sum(dim=0)
-        return torch.where(below > 0, products[rows].sum(dim=0) / below.clamp(min=1e-30), 1.0)
+        return torch.where(below > 0, products[rows].sum(dim=0) / below.clamp(min=1e-30), 0.0)
 
     owner = torch.tensor(groups)
     names = owner.unique()

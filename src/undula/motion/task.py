@@ -45,8 +45,12 @@ FARTHEST_APART = 20
 so that a model with fewer levels is trained on the same windows."""
 
 
-RECALIBRATED = 8
-"""Validation windows of each recording on which a trained forecast is recalibrated."""
+RECALIBRATED, RECALIBRATED_ATOMS = 8, 2000
+"""A trained forecast is recalibrated on so many validation windows of each recording, more of small
+systems: as many as have so many atoms together."""
+BLOCKS = 4
+"""Of fewer than three recordings, parts of each are the groups by whose scatter a recalibration is
+judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,10 +283,14 @@ class MotionTask:
         knots = self.climatology.knots
         lags = torch.tensor(knots, dtype=torch.float32)
 
+        count = max(RECALIBRATED, -(-RECALIBRATED_ATOMS // len(self.source.system)))
+        blocks = 1 if len(self.parts) > 2 else BLOCKS
+
         def cases() -> Iterator[tuple[int, Sequence[Prediction], Base, Truth]]:
             for number, part in enumerate(self.parts):
                 first, last = part.validation
-                for now in torch.linspace(first, last, RECALIBRATED).round().long().tolist():
+                starts = torch.linspace(first, last, count).round().long().tolist()
+                for place, now in enumerate(starts):
                     batch = self._gathered([(part, now)], lags, hidden=False, barred=False)
                     batch = moved(batch, device)
                     with torch.no_grad():
@@ -290,7 +298,8 @@ class MotionTask:
                             batch.seen, batch.plan, batch.base, self.bonds, drawn=False
                         )
                     base = batch.base.part(len(batch.base.mean) - len(knots), len(knots))
-                    yield number, outcome.predictions, base, batch.truth
+                    group = number * blocks + place * blocks // count
+                    yield group, outcome.predictions, base, batch.truth
 
         return fitted_recalibration(cases(), knots)
 

@@ -3,7 +3,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.motion.small_systems import BOX, FRAME_PS, argon, moved, path, recorded, waters, window
+from tests.motion.small_systems import (
+    BOX,
+    FRAME_PS,
+    argon,
+    chain,
+    moved,
+    path,
+    recorded,
+    waters,
+    window,
+)
 
 from undula.errors import InputError, UsageError
 from undula.io.recordings import RecordedFrames
@@ -200,6 +210,17 @@ def test_serves_bonded_molecules_without_a_box():
     model = made(kinds=("H", "O"))
     found = model.forecast(window(waters(3)), LAGS)
     assert found.mean.shape == (3, 9, 3)
+
+
+def test_an_aligned_molecule_may_come_turned_and_shifted():
+    model = made(kinds=("C",))
+    aligned = replace(model.background, reference=window(chain(6), 9).now)
+    model, seen = replace(model, background=aligned), window(chain(6))
+    plain = model.forecast(seen, LAGS).mean
+    turn = torch.eye(3, dtype=torch.float64)[[1, 2, 0]]
+    shift = torch.full((3,), 5.0, dtype=torch.float64)
+    found = model.forecast(moved(seen, turn, shift), LAGS).mean
+    torch.testing.assert_close(found, plain @ turn.T + shift, rtol=0, atol=1e-8)
 
 
 def test_is_a_task_whose_fresh_network_knows_nothing(recordings):

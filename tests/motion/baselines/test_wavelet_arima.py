@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -104,7 +105,9 @@ def test_atoms_that_are_not_chosen_stay_and_the_name_tells(seen):
 def test_several_processes_give_the_same_bytes(seen):
     alone = WaveletArima(config=replace(SMALL, atoms=1))
     shared = WaveletArima(config=replace(SMALL, atoms=1, workers=2))
+    before = dict(os.environ)
     assert torch.equal(alone.forecast(seen, LAGS).mean, shared.forecast(seen, LAGS).mean)
+    assert dict(os.environ) == before
 
 
 def test_frames_before_those_it_uses_do_not_matter(seen):

@@ -20,9 +20,11 @@ atoms that have gone somewhere is a jump: on argon the error 0.1 ps ahead is the
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -42,6 +44,7 @@ from undula.motion.windows import AtomForecast, Window
 _INSTALL = (
     'the row "Wavelet ARIMA" needs PyWavelets and statsmodels: pip install "undula[baselines]"'
 )
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _STILL = 1e-9
 """Å: a band that moves less than this is a constant, which has no likelihood."""
 
@@ -60,8 +63,10 @@ class WaveletArimaConfig:
         moving_average: Highest order q.
         iterations: Of the search for the greatest likelihood, at most.
         atoms: How many atoms are forecast, evenly spread over the list; the others are forecast
-            to stay. None for all: argon then takes hours a window.
-        workers: Processes; 1 computes in this one.
+            to stay. None for all: an atom of argon takes half a minute (1,024 frames, one core),
+            so 250 of them two hours a window.
+        workers: Processes, each with one thread; 1 computes in this one, five times as slowly
+            where its linear algebra has several threads (``OMP_NUM_THREADS=1`` cures that).
     """
 
     observed: int = 2000
@@ -220,16 +225,15 @@ def band_forecast(
         for order in orders:
             trend = "n" if order[1] else "c"
             try:
-                model = arima.ARIMA(band / size, order=order, trend=trend)
+                model = arima.ARIMA(band / size, order=order, trend=trend, concentrate_scale=True)
                 fitted = model.fit(cov_type="none", method_kwargs={"maxiter": iterations})
             except (ValueError, np.linalg.LinAlgError):
                 continue
-            forecast = np.asarray(fitted.forecast(steps)) * size
-            if fitted.aic < least and np.isfinite(forecast).all():
-                best, least = forecast, fitted.aic
+            if fitted.aic < least:
+                best, least = fitted, fitted.aic
     if best is None:
         raise InputError("no ARIMA model could be fitted to a band of an atom's coordinate")
-    return best
+    return np.asarray(best.forecast(steps)) * size
 
 
 def series_forecast(series: np.ndarray, steps: int, config: WaveletArimaConfig) -> np.ndarray:
@@ -247,8 +251,24 @@ def _courses(
     if config.workers == 1 or len(series) == 1:
         return [work(one) for one in series]
     workers = min(config.workers, len(series))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    with _children_with_one_thread(), pool:
         return list(pool.map(work, series))
+
+
+@contextmanager
+def _children_with_one_thread() -> Iterator[None]:
+    """Let processes that are started meanwhile compute with one thread each."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _libraries() -> tuple[Any, Any]:
