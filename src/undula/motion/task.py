@@ -48,6 +48,8 @@ so that a model with fewer levels is trained on the same windows."""
 RECALIBRATED, RECALIBRATED_ATOMS = 8, 2000
 """A trained forecast is recalibrated on so many validation windows of each recording, more of small
 systems: as many as have so many atoms together."""
+RECALIBRATED_TOGETHER = 512
+"""Atoms of the windows that are forecast together for it."""
 BLOCKS = 4
 """Of fewer than three recordings, parts of each are the groups by whose scatter a recalibration is
 judged."""
@@ -286,20 +288,23 @@ class MotionTask:
         count = max(RECALIBRATED, -(-RECALIBRATED_ATOMS // len(self.source.system)))
         blocks = 1 if len(self.parts) > 2 else BLOCKS
 
+        together = max(1, RECALIBRATED_TOGETHER // len(self.source.system))
+
         def cases() -> Iterator[tuple[int, Sequence[Prediction], Base, Truth]]:
             for number, part in enumerate(self.parts):
                 first, last = part.validation
-                starts = torch.linspace(first, last, count).round().long().tolist()
-                for place, now in enumerate(starts):
-                    batch = self._gathered([(part, now)], lags, hidden=False, barred=False)
-                    batch = moved(batch, device)
-                    with torch.no_grad():
-                        outcome = self.model(
-                            batch.seen, batch.plan, batch.base, self.bonds, drawn=False
-                        )
-                    base = batch.base.part(len(batch.base.mean) - len(knots), len(knots))
-                    group = number * blocks + place * blocks // count
-                    yield group, outcome.predictions, base, batch.truth
+                starts = torch.linspace(first, last, count).round().long()
+                for block, some in enumerate(starts.chunk(blocks)):
+                    for few in some.split(together):
+                        pairs = [(part, now) for now in few.tolist()]
+                        batch = self._gathered(pairs, lags, hidden=False, barred=False)
+                        batch = moved(batch, device)
+                        with torch.no_grad():
+                            outcome = self.model(
+                                batch.seen, batch.plan, batch.base, self.bonds, drawn=False
+                            )
+                        base = batch.base.part(len(batch.base.mean) - len(knots), len(knots))
+                        yield number * blocks + block, outcome.predictions, base, batch.truth
 
         return fitted_recalibration(cases(), knots)
 

@@ -223,9 +223,11 @@ def band_forecast(
         # Of starting values and searches that end early; AIC judges the outcome.
         warnings.simplefilter("ignore")
         for order in orders:
-            trend = "n" if order[1] else "c"
+            p, d, q = order
+            # Taking the scale out of the search is quicker; where it is all there is, it stays.
+            settings = {"trend": "n" if d else "c", "concentrate_scale": p + q > 0 or d == 0}
             try:
-                model = arima.ARIMA(band / size, order=order, trend=trend, concentrate_scale=True)
+                model = arima.ARIMA(band / size, order=order, **settings)
                 fitted = model.fit(cov_type="none", method_kwargs={"maxiter": iterations})
             except (ValueError, np.linalg.LinAlgError):
                 continue
