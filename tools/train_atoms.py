@@ -34,7 +34,8 @@ CARD = """# Model card: {name}
 
 DoMiNO for {use}
 {parameters:,} parameters, trained for {steps} steps on {recordings} by `tools/train_atoms.py`; the
-last part of these recordings chose nothing but was watched. Horizon {horizon:g} ps.
+last part of each recording told how much of the forecast to believe at each lag.
+Horizon {horizon:g} ps.
 
 **Use**: to try undula, and on systems like this one. Other densities, temperatures, force fields
 or time between frames are not what it has seen; other kinds of atoms are refused. A classical
@@ -100,10 +101,11 @@ def bundle(system: str, folder: Path, work: Path) -> None:
 
 
 def markdown(path: Path) -> str:
-    """Return a table of a study as Markdown."""
+    """Return a table of a study as Markdown, without the rows of the ablation."""
     with path.open(encoding="utf-8", newline="") as file:
         headings, *rows = list(csv.reader(file))
-    lines = [headings, ["---"] * len(headings), *rows]
+    whole = [row for row in rows if "decoded at" not in row[0]]
+    lines = [headings, ["---"] * len(headings), *whole]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

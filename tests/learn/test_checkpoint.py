@@ -34,6 +34,7 @@ TENSORS = {
     "count": torch.tensor([7]),
     "mask": torch.tensor([True, False]),
     "empty": torch.zeros(4, 0),
+    "cut": torch.arange(6.0).reshape(2, 3)[:1, 1:2],
 }
 
 

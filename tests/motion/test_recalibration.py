@@ -1,5 +1,7 @@
 """How much of a forecast's deviation validation lets stand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -86,11 +88,26 @@ def test_applied_to_its_own_case_leaves_the_least_square_error():
     torch.testing.assert_close(better.parts[0], better.mean - base.mean)
 
 
+def test_an_aligned_molecule_is_drawn_to_its_mean_structure_as_far_as_that_helps():
+    _, some, base, truth = case([0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
+    reference = drawn(7)[0, 0]
+    share = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)[:, None, None, None]
+    towards = base.mean + share * (reference - base.mean)
+    truth = replace(truth, positions=towards)
+    found = fitted_recalibration([(0, some, base, truth)], KNOTS, reference)
+    torch.testing.assert_close(found.pull[0], share[:, 0, 0, 0].float(), atol=1e-4, rtol=0)
+    lags = torch.tensor(KNOTS, dtype=torch.float64)
+    better = found.applied(some[0], base, lags, 0, reference)
+    torch.testing.assert_close(better.mean, towards, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.pulled(base.mean, reference), towards, atol=1e-3, rtol=0)
+
+
 def test_factors_are_linear_in_the_logarithm_and_constant_outside():
     found = Recalibration(
         knots=(1, 100),
         amplitude=torch.tensor([[1.0, 0.0]]),
         spread=torch.tensor([[1.0, 2.0]]),
+        pull=torch.zeros(1, 2),
     )
     _, (prediction,), base, _ = case([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
     lags = torch.tensor([0.2, 10.0, 1e4], dtype=torch.float64)
@@ -106,4 +123,9 @@ def test_refuses_what_cannot_be_meant():
     with pytest.raises(UsageError, match="at least one"):
         fitted_recalibration([], KNOTS)
     with pytest.raises(InputError, match="each of its knots"):
-        Recalibration(knots=KNOTS, amplitude=torch.ones(1, 2), spread=torch.ones(1, 2))
+        Recalibration(
+            knots=KNOTS,
+            amplitude=torch.ones(1, 2),
+            spread=torch.ones(1, 2),
+            pull=torch.ones(1, 2),
+        )

@@ -77,7 +77,10 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         MachineError: The place is full, read-only or not allowed.
         InputError: A tensor holds a number that is not finite.
     """
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    stored = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     for name, tensor in stored.items():
         _check_finite(path, name, tensor)
     body = {

@@ -55,6 +55,11 @@ class Dressing:
         asked = lags.clamp(min=self.knots[0]).log()
         return (asked[:, None] - places).abs().argmin(dim=1)
 
+    def size(self, lags: Float[Tensor, " times"]) -> Float[Tensor, " times"]:
+        """Compute the root mean square of the errors at each lag, along an axis, Å."""
+        each = self.errors.square().mean(dim=(1, 2, 3)).sqrt()
+        return each.to(lags)[self.nearest(lags)]
+
     def drawn(
         self,
         lags: Float[Tensor, " times"],
@@ -112,6 +117,7 @@ def fitted_dressing(
     future_at: Callable[[int], Float[Tensor, "atoms 3"]],
     starts: Sequence[Sequence[int]],
     climatology: Climatology,
+    drawn: Callable[[Float[Tensor, "knots atoms 3"]], Float[Tensor, "knots atoms 3"]],
 ) -> Float[Tensor, "knots members atoms 3"]:
     """Collect what the linear forecast missed.
 
@@ -120,6 +126,7 @@ def fitted_dressing(
         future_at: The positions in a frame, Å.
         starts: Of each knot of the climatology, as many for each.
         climatology: The linear forecast.
+        drawn: What becomes of it at all knots; see `undula.motion.recalibration`.
     """
     lags_ps = torch.tensor(climatology.knots) * climatology.frame_ps
     errors: list[list[Tensor]] = [[] for _ in climatology.knots]
@@ -128,8 +135,8 @@ def fitted_dressing(
         for now in some:
             wanted.setdefault(now, []).append(number)
     for now in sorted(wanted):
-        expected = climatology.expected(window_at(now), lags_ps[wanted[now]])
-        for place, number in enumerate(wanted[now]):
+        forecast = drawn(climatology.expected(window_at(now), lags_ps).mean)
+        for number in wanted[now]:
             truth = future_at(now + climatology.knots[number])
-            errors[number].append(truth - expected.mean[place])
+            errors[number].append(truth - forecast[number])
     return torch.stack([torch.stack(some) for some in errors])

@@ -10,6 +10,10 @@ but a trained one adds a little noise. So only what validation proves is believe
 error of the ratio, by leaving out one group of windows (a recording) at a time. And a spread that
 was learned on training windows is a little too narrow on others.
 
+An aligned molecule is in the end drawn to its mean structure: the forecast, now :math:`\hat r`,
+becomes :math:`\hat r + p \, (y - \hat r)` with y the mean of the training frames and p found in
+the same way.
+
 Source: least squares recalibration as in model output statistics, Glahn and Lowry, J. Appl. Meteor.
 11, 1203 (1972).
 """
@@ -37,20 +41,26 @@ class Recalibration:
             before the first and after the last constant.
         amplitude: a, from 0 to 1.
         spread: c, positive.
+        pull: p, from 0 to 1; 0 without a mean structure.
     """
 
     knots: tuple[int, ...]
     amplitude: Float[Tensor, "levels knots"]
     spread: Float[Tensor, "levels knots"]
+    pull: Float[Tensor, "levels knots"]
 
     def __post_init__(self) -> None:
-        if self.amplitude.shape != self.spread.shape or self.amplitude.shape[1:] != (
-            len(self.knots),
-        ):
+        shapes = {one.shape for one in (self.amplitude, self.spread, self.pull)}
+        if len(shapes) > 1 or self.amplitude.shape[1:] != (len(self.knots),):
             raise InputError("a recalibration needs factors for each level at each of its knots")
 
     def applied(
-        self, prediction: Prediction, base: Base, lags: Float[Tensor, " times"], level: int
+        self,
+        prediction: Prediction,
+        base: Base,
+        lags: Float[Tensor, " times"],
+        level: int,
+        reference: Float[Tensor, "atoms 3"] | None = None,
     ) -> Prediction:
         """Return a forecast with less of its deviation and another spread.
 
@@ -59,18 +69,35 @@ class Recalibration:
             base: The linear forecast at the same times.
             lags: The times, frames.
             level: From 0, or from the last, −1.
+            reference: The mean structure y, Å, that an aligned molecule is drawn to.
         """
-        amplitude, spread = (
-            self._at(factors[level].to(lags), lags) for factors in (self.amplitude, self.spread)
+        amplitude, spread, pull = (
+            self._at(factors[level].to(lags), lags)
+            for factors in (self.amplitude, self.spread, self.pull)
         )
         part = amplitude[:, None, None, None]
+        mean = base.mean + part * (prediction.mean - base.mean)
+        velocities = base.velocities + part * (prediction.velocities - base.velocities)
+        if reference is not None:
+            drawn = pull[:, None, None, None]
+            mean = mean + drawn * (reference.to(mean) - mean)
+            velocities = velocities * (1 - drawn)
         return replace(
             prediction,
-            mean=base.mean + part * (prediction.mean - base.mean),
+            mean=mean,
             spread=prediction.spread * spread[:, None, None],
-            velocities=base.velocities + part * (prediction.velocities - base.velocities),
+            velocities=velocities,
             parts=prediction.parts * part,
         )
+
+    def pulled(
+        self,
+        mean: Float[Tensor, "knots *windows atoms 3"],
+        reference: Float[Tensor, "atoms 3"],
+    ) -> Float[Tensor, "knots *windows atoms 3"]:
+        """Draw forecasts at the knots to the mean structure as at the finest level."""
+        drawn = self.pull[-1].to(mean).reshape(-1, *[1] * (mean.ndim - 1))
+        return mean + drawn * (reference.to(mean) - mean)
 
     def _at(
         self, factors: Float[Tensor, " knots"], lags: Float[Tensor, " times"]
@@ -85,7 +112,9 @@ class Recalibration:
 
 
 def fitted_recalibration(
-    cases: Iterable[tuple[int, Sequence[Prediction], Base, Truth]], knots: Sequence[int]
+    cases: Iterable[tuple[int, Sequence[Prediction], Base, Truth]],
+    knots: Sequence[int],
+    reference: Float[Tensor, "atoms 3"] | None = None,
 ) -> Recalibration:
     """Fit the factors on forecasts of validation windows.
 
@@ -93,6 +122,7 @@ def fitted_recalibration(
         cases: A number for the group of each case, such as its recording; forecasts decoded at
             each level, the linear forecast and what came, all at the knots; read once.
         knots: Frames after now, ascending.
+        reference: The mean structure of an aligned molecule, Å.
 
     Raises:
         UsageError: There is no case.
@@ -104,36 +134,51 @@ def fitted_recalibration(
         kept.append(([(p.mean - base.mean, p.spread) for p in predictions], base, truth))
     if not kept:
         raise UsageError("a recalibration needs at least one validation window")
-    amplitudes, spreads = [], []
+    amplitudes, spreads, pulls = [], [], []
     for level in range(len(kept[0][0])):
         left, number = (torch.zeros(len(knots), dtype=torch.float64) for _ in range(2))
-        products, squares = [], []
-        for some, base, truth in kept:
-            deviation, error = some[level][0], truth.positions - base.mean
-            products.append(_sums(deviation * error, truth))
-            squares.append(_sums(deviation * deviation, truth))
-        amplitude = _believed(torch.stack(products), torch.stack(squares), groups)
-        for some, base, truth in kept:
-            deviation, spread = some[level]
-            believed = amplitude.to(deviation)[:, None, None, None] * deviation
-            miss = truth.positions - base.mean - believed
-            left += _sums((miss / spread[..., None]).square(), truth)
+        means = [base.mean for _, base, _ in kept]
+        ways = [some[level][0] for some, _, _ in kept]
+        truths = [truth for _, _, truth in kept]
+        amplitude = _believed(means, ways, truths, groups)
+        means = _gone(means, ways, amplitude)
+        pull = torch.zeros_like(amplitude)
+        if reference is not None:
+            ways = [reference.to(mean) - mean for mean in means]
+            pull = _believed(means, ways, truths, groups)
+            means = _gone(means, ways, pull)
+        for (some, _, truth), mean in zip(kept, means, strict=True):
+            miss = (truth.positions - mean) / some[level][1][..., None]
+            left += _sums(miss.square(), truth)
             number += _sums(torch.ones_like(miss), truth)
         amplitudes.append(amplitude)
+        pulls.append(pull)
         spreads.append(torch.where(number > 0, left / number.clamp(min=1), 1.0).sqrt())
     return Recalibration(
         knots=tuple(knots),
         amplitude=torch.stack(amplitudes).float(),
         spread=torch.stack(spreads).float().clamp(min=0.1, max=10.0),
+        pull=torch.stack(pulls).float(),
     )
 
 
+def _gone(
+    means: Sequence[Tensor], ways: Sequence[Tensor], parts: Float[Tensor, " knots"]
+) -> list[Tensor]:
+    """Go a part of the way from each mean, another part at each knot."""
+    return [
+        mean + parts.to(mean)[:, None, None, None] * way
+        for mean, way in zip(means, ways, strict=True)
+    ]
+
+
 def _believed(
-    products: Float[Tensor, "cases knots"],
-    squares: Float[Tensor, "cases knots"],
-    groups: Sequence[int],
+    means: Sequence[Tensor], ways: Sequence[Tensor], truths: Sequence[Truth], groups: Sequence[int]
 ) -> Float[Tensor, " knots"]:
-    """Return the ratio of sums less twice its standard error by the jackknife, from 0 to 1."""
+    """Return how much of each way leads to the truth, less twice its standard error, from 0 to 1."""
+    each = list(zip(means, ways, truths, strict=True))
+    products = torch.stack([_sums((t.positions - m) * way, t) for m, way, t in each])
+    squares = torch.stack([_sums(way * way, t) for _, way, t in each])
 
     def ratio(rows: Tensor) -> Tensor:
         below = squares[rows].sum(dim=0)

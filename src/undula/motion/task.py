@@ -196,9 +196,14 @@ class MotionTask:
         self.model = DoMiNO(model, len(self.climatology.kinds), seed)
         self._checks: list[MotionBatch] | None = None
 
-    def dressing(self) -> Dressing | None:
-        """Collect errors for samples of an aligned molecule; none for anything else."""
-        if self.source.reference is None or not self.batch_config.dressing:
+    def dressing(self, recalibration: Recalibration) -> Dressing | None:
+        """Collect errors for samples of an aligned molecule; none for anything else.
+
+        Args:
+            recalibration: Draws the linear forecast to the mean structure, as it does the model's.
+        """
+        reference = self.source.reference
+        if reference is None or not self.batch_config.dressing:
             return None
         errors = []
         for part in self.parts:
@@ -214,6 +219,7 @@ class MotionTask:
                     partial(_frame, part.recording),
                     starts,
                     self.climatology,
+                    lambda mean: recalibration.pulled(mean, reference),
                 )
             )
         return Dressing(knots=self.climatology.knots, errors=torch.cat(errors, dim=1).float())
@@ -306,7 +312,7 @@ class MotionTask:
                         base = batch.base.part(len(batch.base.mean) - len(knots), len(knots))
                         yield number * blocks + block, outcome.predictions, base, batch.truth
 
-        return fitted_recalibration(cases(), knots)
+        return fitted_recalibration(cases(), knots, self.source.reference)
 
     def _drawn_lags(self, reach: int, generator: torch.Generator) -> Float[Tensor, " times"]:
         """Draw whole frames: some in the first finest segment, some in a few others."""

@@ -160,7 +160,7 @@ class TrainedMotion:
     ) -> Float[Tensor, "samples times atoms 3"]:
         """Draw courses of errors with a given spread: those of training, or normal ones."""
         _, known = self.climatology.law(window)
-        usual, correlation, clock = self.climatology.distribution(window.system, lags_ps, known)
+        _, correlation, clock = self.climatology.distribution(window.system, lags_ps, known)
         if self.dressing is None:
             return climatological_noise(
                 window.system,
@@ -173,11 +173,7 @@ class TrainedMotion:
             )
         lags = lags_ps.to(spread) / window.frame_ps
         errors = self.dressing.drawn(lags, clock.to(spread).mean(dim=1), count, generator)
-        knots = torch.tensor(self.dressing.knots)[self.dressing.nearest(lags).cpu()]
-        there, _, _ = self.climatology.distribution(
-            window.system, knots.to(usual) * window.frame_ps, known
-        )
-        ratio = (spread / there.to(spread)).mean(dim=1)
+        ratio = spread.square().mean(dim=1).sqrt() / self.dressing.size(lags).clamp(min=1e-6)
         return errors.to(spread) * ratio[:, None, None]
 
     def _predictions(
@@ -213,7 +209,9 @@ class TrainedMotion:
                 prediction = model.finished(course, plan, known).predictions[self.level]
                 if self.recalibration is not None:
                     there = known.part(len(known.mean) - len(some), len(some))
-                    prediction = self.recalibration.applied(prediction, there, some, self.level)
+                    prediction = self.recalibration.applied(
+                        prediction, there, some, self.level, self.reference
+                    )
                 found.append(prediction)
         return found
 
@@ -246,8 +244,8 @@ class TrainedMotion:
         if self.dressing is not None:
             tensors["dressing"] = self.dressing.errors
         if self.recalibration is not None:
-            tensors["recalibration.amplitude"] = self.recalibration.amplitude
-            tensors["recalibration.spread"] = self.recalibration.spread
+            for name in ("amplitude", "spread", "pull"):
+                tensors[f"recalibration.{name}"] = getattr(self.recalibration, name)
         save_weights(
             folder / WEIGHTS,
             tensors,
@@ -287,9 +285,7 @@ class TrainedMotion:
                 if "dressing" in tensors
                 else None,
                 recalibration=Recalibration(
-                    knots=climatology.knots,
-                    amplitude=tensors["recalibration.amplitude"],
-                    spread=tensors["recalibration.spread"],
+                    knots=climatology.knots, **_under("recalibration.", tensors)
                 )
                 if "recalibration.amplitude" in tensors
                 else None,

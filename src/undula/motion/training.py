@@ -56,13 +56,14 @@ def train_motion(
         "recordings": chosen,
     }
     result = fit(task, fit_config, out, progress=progress, configuration=described)
+    recalibration = task.recalibration()
     trained = TrainedMotion(
         model=task.model.cpu().eval().requires_grad_(False),
         climatology=task.climatology,
         usual=task.usual,
         reference=recordings.reference,
-        dressing=task.dressing(),
-        recalibration=task.recalibration(),
+        dressing=task.dressing(recalibration),
+        recalibration=recalibration,
         provenance={
             "undula": undula.__version__,
             "system": recordings.system.structure.name,
