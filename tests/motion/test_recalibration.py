@@ -102,6 +102,17 @@ def test_an_aligned_molecule_is_drawn_to_its_mean_structure_as_far_as_that_helps
     torch.testing.assert_close(found.pulled(base.mean, reference), towards, atol=1e-3, rtol=0)
 
 
+def test_beyond_the_reach_of_validation_the_mean_structure_draws_as_it_did_last():
+    _, some, base, truth = case([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], reaches=2)
+    reference = drawn(7)[0, 0]
+    positions = truth.positions.clone()
+    positions[:2] = base.mean[:2] + 0.6 * (reference - base.mean[:2])
+    found = fitted_recalibration(
+        [(0, some, base, replace(truth, positions=positions))], KNOTS, reference
+    )
+    torch.testing.assert_close(found.pull[0], torch.full((3,), 0.6), atol=1e-4, rtol=0)
+
+
 def test_factors_are_linear_in_the_logarithm_and_constant_outside():
     found = Recalibration(
         knots=(1, 100),

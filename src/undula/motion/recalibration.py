@@ -146,6 +146,9 @@ def fitted_recalibration(
         if reference is not None:
             ways = [reference.to(mean) - mean for mean in means]
             pull = _believed(means, ways, truths, groups)
+            # Farther ahead than any validation window reaches, what held last still holds.
+            reached = torch.stack([t.known.any(dim=1).cpu() for t in truths]).any(dim=0).nonzero()
+            pull = pull[torch.arange(len(knots)).clamp(max=int(reached.max()))]
             means = _gone(means, ways, pull)
         for (some, _, truth), mean in zip(kept, means, strict=True):
             miss = (truth.positions - mean) / some[level][1][..., None]
@@ -175,7 +178,7 @@ def _gone(
 def _believed(
     means: Sequence[Tensor], ways: Sequence[Tensor], truths: Sequence[Truth], groups: Sequence[int]
 ) -> Float[Tensor, " knots"]:
-    """Return how much of each way leads to the truth, less twice its standard error, from 0 to 1."""
+    """Return which part of each way leads to the truth, less twice its standard error, 0 to 1."""
     each = list(zip(means, ways, truths, strict=True))
     products = torch.stack([_sums((t.positions - m) * way, t) for m, way, t in each])
     squares = torch.stack([_sums(way * way, t) for _, way, t in each])
