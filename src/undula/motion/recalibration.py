@@ -146,9 +146,11 @@ def fitted_recalibration(
         if reference is not None:
             ways = [reference.to(mean) - mean for mean in means]
             pull = _believed(means, ways, truths, groups)
-            # Farther ahead than any validation window reaches, what held last still holds.
-            reached = torch.stack([t.known.any(dim=1).cpu() for t in truths]).any(dim=0).nonzero()
-            pull = pull[torch.arange(len(knots)).clamp(max=int(reached.max()))]
+            # Farther ahead than most validation windows reach, what held last still holds.
+            known = torch.cat([truth.known.cpu() for truth in truths], dim=1)
+            reached = (known.double().mean(dim=1) >= 0.5).nonzero()
+            last = int(reached.max()) if len(reached) else 0
+            pull = pull[torch.arange(len(knots)).clamp(max=last)]
             means = _gone(means, ways, pull)
         for (some, _, truth), mean in zip(kept, means, strict=True):
             miss = (truth.positions - mean) / some[level][1][..., None]
