@@ -147,7 +147,7 @@ def test_a_row_that_fails_is_left_out_and_named(workplace, monkeypatch, capsys):
 def test_an_unknown_protocol_and_row_are_named(workplace, capsys):
     _, words = workplace
     assert main(["evaluate", "--protocol", "moe", "--data", "x", "--runs", "y", "-o", "z"]) == 2
-    assert "the built-in protocols are moe-dsr" in capsys.readouterr().err
+    assert "the built-in protocols are domino, moe-dsr" in capsys.readouterr().err
     assert main([*words, "-o", "never", "--only", "theirs"]) == 2
     assert "there is no row theirs in tiny: ours, no-time" in capsys.readouterr().err
 
