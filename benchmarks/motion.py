@@ -26,11 +26,12 @@ from ode import Case, molecular_dynamics
 
 from undula.config import MotionConfig, preset_file
 from undula.data.recorded import RecordConfig, record
+from undula.motion.drawing import WindowConfig
 from undula.motion.encoder import EncoderConfig
 from undula.motion.evaluation import window_at
 from undula.motion.levels import LevelsConfig
 from undula.motion.model import MotionModelConfig, planned
-from undula.motion.task import MotionTask, WindowConfig
+from undula.motion.task import MotionTask
 from undula.motion.trained import TrainedMotion
 from undula.nn.ode.solve import SolverConfig
 
@@ -79,7 +80,7 @@ def training_step(task: MotionTask, steps: int = 4) -> dict[str, float]:
 
 def forecasts(task: MotionTask) -> dict[str, dict[str, float]]:
     """Measure forecasts of one window."""
-    part = task.parts[0]
+    part = task.drawing.parts[0]
     window = window_at(task.source, part.recording, part.training[0], task.batch_config.observed)
     trained = TrainedMotion(
         model=task.model.eval().requires_grad_(False),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from undula.errors import UsageError
 from undula.learn.fit import FitConfig
+from undula.motion.drawing import WindowConfig
 from undula.motion.losses import MotionLossConfig
 from undula.motion.model import MotionModelConfig
-from undula.motion.task import WindowConfig
 from undula.surface.losses import LossConfig, MixtureLossConfig
 from undula.surface.mixture import MixtureModelConfig
 from undula.surface.mixture_task import MixtureBatchConfig

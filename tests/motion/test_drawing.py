@@ -42,7 +42,7 @@ def test_draws_what_domino_is_trained_and_validated_on(recordings):
     drawing = Drawing(recordings, NAMES, BATCH, HIERARCHY)
     for seed in range(20):
         same(drawing.drawn(seeded(seed)), task.batch(0, seeded(seed)))
-    checks = list(task._validation_batches())
+    checks = [task._prepared(drawn) for drawn in task.drawing.validated()]
     for drawn, batch in zip(drawing.validated(), checks, strict=True):
         same(drawn, batch)
 

@@ -8,12 +8,13 @@ from tests.motion.small_systems import argon, pairs, path, recorded, vibrating
 from undula.errors import InputError, UsageError
 from undula.io.recordings import RecordedFrames, Recording
 from undula.learn.task import Task
+from undula.motion.drawing import WindowConfig, divided
 from undula.motion.encoder import EncoderConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.levels import LevelsConfig
 from undula.motion.losses import MotionLossConfig
 from undula.motion.model import MotionModelConfig
-from undula.motion.task import MotionTask, WindowConfig, divided
+from undula.motion.task import MotionTask
 from undula.nn.ode.solve import SolverConfig
 
 MODEL = MotionModelConfig(
@@ -88,13 +89,13 @@ def test_a_batch_depends_on_nothing_but_its_arguments(made, recordings):
 def seen_now(made, monkeypatch, count=200):
     """Return which frames were now, and the lags asked for, in many batches."""
     calls = []
-    gathered = made._gathered
+    cut = made.drawing.cut
 
     def listen(chosen, lags, **options):
         calls.append((chosen, lags))
-        return gathered(chosen, lags, **options)
+        return cut(chosen, lags, **options)
 
-    monkeypatch.setattr(made, "_gathered", listen)
+    monkeypatch.setattr(made.drawing, "cut", listen)
     batches = [drawn(made, seed=seed) for seed in range(count)]
     return calls, batches
 
@@ -119,11 +120,11 @@ def test_no_training_target_lies_in_the_validation_block(which, request, monkeyp
 
 def test_validation_windows_end_after_all_training_windows_and_a_segment(made, monkeypatch):
     calls = []
-    gathered = made._gathered
+    cut = made.drawing.cut
     monkeypatch.setattr(
-        made, "_gathered", lambda chosen, *a, **k: calls.append(chosen) or gathered(chosen, *a, **k)
+        made.drawing, "cut", lambda chosen, *a, **k: calls.append(chosen) or cut(chosen, *a, **k)
     )
-    assert len(list(made._validation_batches())) == 4
+    assert len(list(made.drawing.validated())) == 4
     for ((part, now),) in calls:
         segment = made.model.hierarchy.lengths[-1]
         assert now - part.training[1] > segment

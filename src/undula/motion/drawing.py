@@ -15,14 +15,106 @@ from undula.io.recordings import Recording, Recordings
 from undula.motion.climatology import Example, knot_frames
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.losses import Truth
-from undula.motion.task import Starts, WindowConfig, divided
 from undula.motion.windows import Window
+
+FARTHEST_APART = 20
+"""Frames: starts of training and validation lie a finest segment apart, but no farther than this,
+so that a model with fewer levels is trained on the same windows."""
 
 DrawLags = Callable[[int, torch.Generator], Tensor]
 """Draws whole frames, ascending, up to the last one that recordings and horizon reach."""
 
 BANDS = (("near", 2, 10), ("middle", 11, 100), ("far", 101, 10**9))
 """Names of ranges of lags, and their first and last frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """Which windows of the recordings are used, and what a step sees.
+
+    Attributes:
+        observed: Frames in a window; the last of them is now.
+        windows: Windows in a step.
+        near: Times in a step within the first segment of the finest level, where most can be
+            known; closer ones are likelier.
+        segments: Further segments of the finest level in a step, anywhere in the horizon, closer
+            ones likelier (selective sampling).
+        times: Times in each of those.
+        hidden: Share of windows whose velocities are hidden, so that the model serves windows
+            that have none.
+        validation: Last part of the starts of each training recording that is kept for
+            validation.
+        validation_windows: Windows of each recording that are scored in validation.
+        fitted_windows: Windows of each recording on which the linear forecast is fitted.
+        dressing: Windows of each recording whose errors dress samples of an aligned molecule.
+    """
+
+    observed: int = 1025
+    windows: int = 1
+    near: int = 8
+    segments: int = 2
+    times: int = 3
+    hidden: float = 0.25
+    validation: float = 0.2
+    validation_windows: int = 2
+    fitted_windows: int = 40
+    dressing: int = 128
+
+    def __post_init__(self) -> None:
+        at_least = {"observed": 1, "windows": 1, "near": 1, "segments": 0, "times": 1}
+        at_least |= {"validation_windows": 1, "fitted_windows": 1, "dressing": 0}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"batch.{name} must be at least {least}, not {getattr(self, name)}"
+                )
+        if not 0 <= self.hidden <= 1:
+            raise UsageError(f"batch.hidden must be from 0 to 1, not {self.hidden}")
+        if not 0 < self.validation < 1:
+            raise UsageError(f"batch.validation must be between 0 and 1, not {self.validation}")
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """Where windows of one recording may end.
+
+    Attributes:
+        recording: The recording.
+        training: First and last frame that may be "now" in training.
+        validation: The same in validation.
+        barred: First frame, and frame after the last, that no training target may lie in.
+    """
+
+    recording: Recording
+    training: tuple[int, int]
+    validation: tuple[int, int]
+    barred: tuple[int, int]
+
+
+def divided(recording: Recording, config: WindowConfig, hierarchy: Hierarchy) -> Starts:
+    """Divide the starts of a recording into training and, later, validation.
+
+    Windows start where they have all their frames, velocities if the recording has any, and at
+    least one segment of the finest level ahead, or `FARTHEST_APART` frames of a longer one. As
+    many frames lie between the two parts, and no training target lies in the frames that the
+    validation is about.
+
+    Raises:
+        InputError: The recording is too short.
+    """
+    first = config.observed - 1
+    segment = min(hierarchy.lengths[-1], FARTHEST_APART)
+    last = len(recording) - 1 - segment
+    if recording.velocity_frames:
+        last = min(last, recording.velocity_frames - 1)
+    cut = last - int((last - first + 1) * config.validation)
+    if cut - segment < first or cut >= last:
+        raise InputError(
+            f"{recording.name}: {len(recording)} frames, {recording.velocity_frames} with "
+            f"velocities, are too few for windows of {config.observed} frames and segments of "
+            f"{segment}; lower batch.observed"
+        )
+    return Starts(recording, (first, cut - segment), (cut + 1, last), (cut + 1, last + segment + 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,8 +134,6 @@ class Drawn:
 
 class Drawing:
     """Divide recordings of one system into training and validation, and draw from them.
-
-    With the same settings it draws what `undula.motion.task.MotionTask` draws.
 
     Args:
         recordings: All of one folder.
@@ -87,7 +177,7 @@ class Drawing:
         reach = min(len(part.recording) - 1 - now for part, now in places)
         reach = min(reach, self.hierarchy.horizon)
         times = (lags or self._lags)(reach, generator)
-        return self._cut(places, times, hidden=hidden, barred=True)
+        return self.cut(places, times, hidden=hidden, barred=True)
 
     def validated(self) -> Iterator[Drawn]:
         """Return the same few windows each time, at lags spread evenly on a logarithmic axis."""
@@ -98,7 +188,7 @@ class Drawing:
             ends = torch.linspace(first, last, self.config.validation_windows)
             for now in ends.round().long().tolist():
                 times = torch.tensor(lags, dtype=torch.float32)
-                yield self._cut([(part, now)], times, hidden=False, barred=False)
+                yield self.cut([(part, now)], times, hidden=False, barred=False)
 
     def fitting(self, knots: Sequence[int]) -> Iterator[Example]:
         """Return training windows evenly spread, with their futures at some frames after now.
@@ -113,13 +203,13 @@ class Drawing:
             if last < first:
                 raise InputError(
                     f"{part.recording.name}: {len(part.recording)} frames are too few for windows "
-                    f"of {self.config.observed} and a horizon of {int(after[-1])}; lower the "
-                    "horizon"
+                    f"of {self.config.observed} and a horizon of {int(after[-1])}; lower "
+                    "levels.horizon"
                 )
             count = min(self.config.fitted_windows, last - first + 1)
             for now in torch.linspace(first, last, count).round().long().tolist():
                 future = torch.from_numpy(part.recording.positions[(now + after).numpy()])
-                yield Example(window=self._window(part.recording, now, False), future=future)
+                yield Example(window=self.window(part.recording, now), future=future)
 
     def _lags(self, reach: int, generator: torch.Generator) -> Float[Tensor, " times"]:
         """Draw whole frames: some in the first finest segment, some in a few others."""
@@ -134,7 +224,7 @@ class Drawing:
                 lags |= {max(1, start + _drawn(room, generator)) for _ in range(config.times)}
         return torch.tensor(sorted(lags), dtype=torch.float32)
 
-    def _cut(
+    def cut(
         self,
         places: Sequence[tuple[Starts, int]],
         lags: Float[Tensor, " times"],
@@ -142,14 +232,22 @@ class Drawing:
         hidden: bool,
         barred: bool,
     ) -> Drawn:
-        """Read windows that end at some frames, and their futures."""
+        """Read windows that end at some frames, and their futures.
+
+        Args:
+            places: Recordings, and the frame that is now in each window.
+            lags: Whole frames after now.
+            hidden: Whether velocities are hidden.
+            barred: Whether targets that the validation is about are marked as not known.
+        """
         return Drawn(
-            windows=tuple(self._window(part.recording, now, hidden) for part, now in places),
+            windows=tuple(self.window(part.recording, now, hidden=hidden) for part, now in places),
             lags=lags,
             truth=_truth(places, lags.long(), barred=barred),
         )
 
-    def _window(self, recording: Recording, now: int, hidden: bool) -> Window:
+    def window(self, recording: Recording, now: int, *, hidden: bool = False) -> Window:
+        """Read the window that ends in a frame, with or without its velocities."""
         positions, velocities, box = recording.slice(now + 1 - self.config.observed, now + 1)
         return Window(
             system=self.source.system,

@@ -18,7 +18,8 @@ from undula.errors import InputError, Notice, UsageError
 from undula.io.datasets import read_json, write_structure
 from undula.io.recordings import read_system, write_system
 from undula.motion.baselines.trivial import Ballistic, LinearForecaster, ObservedMean
-from undula.motion.trained import TrainedMotion, superposed
+from undula.motion.posing import superposed
+from undula.motion.trained import TrainedMotion
 from undula.motion.windows import AtomForecast, AtomForecaster, Window
 from undula.types import MolecularSystem
 

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from undula.data.poses import aligned
 from undula.errors import InputError
-from undula.motion.trained import superposed
+from undula.geometry.frames import superposition
+from undula.io.recordings import RecordedFrames
 from undula.motion.windows import Window
 
 
@@ -59,3 +61,31 @@ def posed(
         )
     there, turn, shift = superposed(precise, reference)
     return there, Pose(turn=turn, shift=shift)
+
+
+def superposed(
+    window: Window, reference: Float[Tensor, "atoms 3"]
+) -> tuple[Window, Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
+    """Superpose all frames of a window on a reference, as `undula.data.poses.aligned` does.
+
+    Returns:
+        The window, and R and t that brought its last frame there, ``positions @ R.mT + t``.
+    """
+    masses = window.system.masses.to(window.positions.device, torch.float64)
+    reference = reference.to(masses)
+    frames = RecordedFrames(
+        positions=window.positions, frame_ps=window.frame_ps, velocities=window.velocities
+    )
+    posed = aligned(frames, reference, masses)
+    turn, shift = superposition(window.now, reference, masses)
+    velocities = posed.velocities
+    return (
+        replace(
+            window,
+            positions=posed.positions.to(window.positions),
+            velocities=None if velocities is None else velocities.to(window.positions),
+            box=None,
+        ),
+        turn,
+        shift,
+    )

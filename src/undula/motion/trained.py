@@ -11,10 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula.data.poses import aligned
 from undula.errors import InputError, UsageError
-from undula.geometry.frames import superposition
-from undula.io.recordings import RecordedFrames
 from undula.learn.checkpoint import load_into, load_weights, save_weights
 from undula.motion.climatology import Climatology
 from undula.motion.decoder import DecoderConfig
@@ -25,6 +22,7 @@ from undula.motion.linear import linear_base
 from undula.motion.model import DoMiNO, MotionModelConfig, planned
 from undula.motion.noise import climatological_noise, restored_bonds, window_lengths
 from undula.motion.observation import Usual, observation
+from undula.motion.posing import Pose, posed
 from undula.motion.recalibration import Recalibration
 from undula.motion.surroundings import bond_table
 from undula.motion.windows import AtomForecast, Window
@@ -94,22 +92,22 @@ class TrainedMotion:
                 training, or the window is too short.
             UsageError: A time lies beyond the horizon.
         """
-        posed, turn, shift = self._posed(window)
-        parts = self._predictions(posed, lags_ps)
+        seen, pose = self._posed(window)
+        parts = self._predictions(seen, lags_ps)
         return AtomForecast(
             lags_ps=lags_ps,
-            mean=_turned_back(torch.cat([p.mean[:, 0] for p in parts]), turn, shift),
+            mean=pose.places_back(torch.cat([p.mean[:, 0] for p in parts])),
             spread=torch.cat([p.spread[:, 0] for p in parts]),
-            velocities=_turned_back(torch.cat([p.velocities[:, 0] for p in parts]), turn, None),
+            velocities=pose.directions_back(torch.cat([p.velocities[:, 0] for p in parts])),
         )
 
     def contributions(
         self, window: Window, lags_ps: Float[Tensor, " times"]
     ) -> Float[Tensor, "levels times atoms 3"]:
         """Return what each level adds to the linear forecast, Å."""
-        posed, turn, _ = self._posed(window)
-        parts = self._predictions(posed, lags_ps)
-        return _turned_back(torch.cat([p.parts[:, :, 0] for p in parts], dim=1), turn, None)
+        seen, pose = self._posed(window)
+        parts = self._predictions(seen, lags_ps)
+        return pose.directions_back(torch.cat([p.parts[:, :, 0] for p in parts], dim=1))
 
     def samples(
         self,
@@ -133,22 +131,22 @@ class TrainedMotion:
             count: How many futures.
             generator: Of the chance.
         """
-        posed, turn, shift = self._posed(window)
+        seen, pose = self._posed(window)
         means, spread = [], None
         states = min(count, DRAWN_STATES)
         for _ in range(states):
-            parts = self._predictions(posed, lags_ps, generator)
+            parts = self._predictions(seen, lags_ps, generator)
             means.append(torch.cat([p.mean[:, 0] for p in parts]))
             drawn = torch.cat([p.spread[:, 0] for p in parts])
             spread = drawn if spread is None else spread + drawn
         assert spread is not None
         futures = torch.stack([means[number % states] for number in range(count)]) + self._errors(
-            posed, lags_ps, spread / states, count, generator
+            seen, lags_ps, spread / states, count, generator
         )
-        pairs, lengths = window_lengths(posed)
+        pairs, lengths = window_lengths(seen)
         if pairs.numel():
-            futures = restored_bonds(futures, pairs, lengths, posed.system.masses)
-        return _turned_back(futures, turn, shift)
+            futures = restored_bonds(futures, pairs, lengths, seen.system.masses)
+        return pose.places_back(futures)
 
     def _errors(
         self,
@@ -215,24 +213,10 @@ class TrainedMotion:
                 found.append(prediction)
         return found
 
-    def _posed(
-        self, window: Window
-    ) -> tuple[Window, Float[Tensor, "3 3"] | None, Float[Tensor, " 3"] | None]:
-        """Take the window in the network's precision, superposed as in training; and the way back.
-
-        The way back is R and t of the last frame; none where nothing was superposed.
-        """
-        observed = _in_precision(
-            window.last(self.climatology.observed), next(self.model.parameters()).dtype
-        )
-        if self.reference is None:
-            return observed, None, None
-        if len(self.reference) != len(observed.system):
-            raise InputError(
-                f"{observed.system.structure.name}: the model was trained on a molecule of "
-                f"{len(self.reference)} atoms, this one has {len(observed.system)}"
-            )
-        return superposed(observed, self.reference)
+    def _posed(self, window: Window) -> tuple[Window, Pose]:
+        """Take as much of the window as in training, posed for the network; and the way back."""
+        observed = window.last(self.climatology.observed)
+        return posed(observed, self.reference, next(self.model.parameters()).dtype)
 
     def save(self, folder: Path) -> None:
         """Write the weights with what it takes to build the model again."""
@@ -314,51 +298,3 @@ def _model_config(stored: dict[str, Any]) -> MotionModelConfig:
         levels=LevelsConfig(**levels),
         decoder=DecoderConfig(**stored["decoder"]),
     )
-
-
-def superposed(
-    window: Window, reference: Float[Tensor, "atoms 3"]
-) -> tuple[Window, Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
-    """Superpose all frames of a window on a reference, as `undula.data.poses.aligned` does.
-
-    Returns:
-        The window, and R and t that brought its last frame there, ``positions @ R.mT + t``.
-    """
-    masses = window.system.masses.to(window.positions.device, torch.float64)
-    reference = reference.to(masses)
-    frames = RecordedFrames(
-        positions=window.positions, frame_ps=window.frame_ps, velocities=window.velocities
-    )
-    posed = aligned(frames, reference, masses)
-    turn, shift = superposition(window.now, reference, masses)
-    velocities = posed.velocities
-    return (
-        replace(
-            window,
-            positions=posed.positions.to(window.positions),
-            velocities=None if velocities is None else velocities.to(window.positions),
-            box=None,
-        ),
-        turn,
-        shift,
-    )
-
-
-def _in_precision(window: Window, dtype: torch.dtype) -> Window:
-    """Return a window whose numbers are of a type."""
-    if window.positions.dtype == dtype:
-        return window
-    velocities = None if window.velocities is None else window.velocities.to(dtype)
-    return replace(window, positions=window.positions.to(dtype), velocities=velocities)
-
-
-def _turned_back(
-    rows: Float[Tensor, "*many atoms 3"],
-    turn: Float[Tensor, "3 3"] | None,
-    shift: Float[Tensor, " 3"] | None,
-) -> Float[Tensor, "*many atoms 3"]:
-    """Undo the superposition of the last observed frame."""
-    if turn is None:
-        return rows
-    back = rows if shift is None else rows - shift
-    return back @ turn

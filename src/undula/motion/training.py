@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import undula
-from undula.errors import UsageError
 from undula.io.recordings import Recordings
 from undula.learn.fit import FitConfig, fit
 from undula.learn.progress import Progress
+from undula.motion.drawing import WindowConfig
 from undula.motion.losses import MotionLossConfig
 from undula.motion.model import MotionModelConfig
-from undula.motion.task import MotionTask, WindowConfig
+from undula.motion.task import MotionTask
 from undula.motion.trained import TrainedMotion
 
 
@@ -45,8 +45,6 @@ def train_motion(
         UsageError: A recording is named twice.
     """
     chosen = list(names) or [one.name for one in recordings.recordings]
-    if len(set(chosen)) < len(chosen):
-        raise UsageError(f"a recording is named twice: {', '.join(chosen)}")
     task = MotionTask(recordings, chosen, model, loss, batch, seed=fit_config.seed)
     described = {
         "model": asdict(model),

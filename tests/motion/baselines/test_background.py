@@ -3,8 +3,9 @@ import torch
 from tests.motion.small_systems import argon, window
 
 from undula.errors import InputError, UsageError
-from undula.motion.baselines.background import Pose, Scales, fitted_scales
+from undula.motion.baselines.background import Scales, fitted_scales
 from undula.motion.climatology import Example
+from undula.motion.posing import Pose
 
 KNOTS = (1, 2, 8)
 
@@ -48,6 +49,6 @@ def test_knows_kinds_frames_and_horizon(fitted):
 def test_a_pose_is_undone():
     turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
     shift, places = torch.ones(3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    back = Pose(turn=turn, shift=shift).back(places @ turn.T + shift)
+    back = Pose(turn=turn, shift=shift).places_back(places @ turn.T + shift)
     torch.testing.assert_close(back, places)
-    assert Pose().back(places) is places
+    assert Pose().places_back(places) is places

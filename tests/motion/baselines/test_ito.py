@@ -29,10 +29,9 @@ from undula.motion.baselines.ito import (
 )
 from undula.motion.baselines.ito_training import ItoTask, train_ito
 from undula.motion.climatology import knot_frames
-from undula.motion.drawing import Drawing
+from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.surroundings import bond_table
-from undula.motion.task import WindowConfig
 from undula.motion.windows import AtomForecaster
 
 CONFIG = ItoConfig(features=8, layers=1, cutoff=4.0, neighbours=6.0, lags=3)

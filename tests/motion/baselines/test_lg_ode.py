@@ -32,9 +32,8 @@ from undula.motion.baselines.lg_ode_forecast import (
     train_lg_ode,
 )
 from undula.motion.climatology import Example
-from undula.motion.drawing import Drawing
+from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
-from undula.motion.task import WindowConfig
 from undula.motion.windows import AtomForecaster
 from undula.nn.ode.solve import SolverConfig
 

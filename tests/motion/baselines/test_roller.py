@@ -21,10 +21,9 @@ from undula.motion.baselines.roller import (
     train_roller,
 )
 from undula.motion.climatology import ClimatologyConfig, Example, fit_climatology
-from undula.motion.drawing import Drawing
+from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.observation import fitted_usual
-from undula.motion.task import WindowConfig
 from undula.motion.windows import AtomForecaster
 
 STRIDE, FRAMES = 2, 13

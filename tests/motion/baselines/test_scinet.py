@@ -31,9 +31,8 @@ from undula.motion.baselines.scinet import (
     train_scinet,
 )
 from undula.motion.climatology import knot_frames
-from undula.motion.drawing import Drawing
+from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
-from undula.motion.task import WindowConfig
 from undula.motion.windows import AtomForecaster
 
 CONFIG = SCINetConfig(frames=8, levels=2, kernel=3, hidden=1, dropout=0.0)

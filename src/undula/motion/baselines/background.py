@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from undula.learn.checkpoint import load_weights, save_weights
 from undula.learn.fit import FitResult
 from undula.motion.climatology import Example
 from undula.motion.observation import velocities_of
-from undula.motion.trained import WEIGHTS, superposed
+from undula.motion.posing import Pose, posed
+from undula.motion.trained import WEIGHTS
 from undula.motion.windows import Window
 from undula.types import MolecularSystem
 
@@ -139,25 +140,6 @@ def fitted_scales(examples: Iterable[Example], knots: Sequence[int]) -> Scales:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pose:
-    """The way back from a superposed window: R and t of its last frame; none where it stayed.
-
-    Attributes:
-        turn: R.
-        shift: t, Å.
-    """
-
-    turn: Float[Tensor, "3 3"] | None = None
-    shift: Float[Tensor, " 3"] | None = None
-
-    def back(self, positions: Float[Tensor, "*many atoms 3"]) -> Float[Tensor, "*many atoms 3"]:
-        """Return positions to the pose of now."""
-        if self.turn is None or self.shift is None:
-            return positions
-        return (positions - self.shift) @ self.turn
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Background:
     """What a trained baseline knows beside its weights.
 
@@ -177,18 +159,7 @@ class Background:
         Raises:
             InputError: Training superposed a molecule of another size.
         """
-        if window.positions.dtype != dtype:
-            velocities = None if window.velocities is None else window.velocities.to(dtype)
-            window = replace(window, positions=window.positions.to(dtype), velocities=velocities)
-        if self.reference is None:
-            return window, Pose()
-        if len(self.reference) != len(window.system):
-            raise InputError(
-                f"{window.system.structure.name}: the model was trained on a molecule of "
-                f"{len(self.reference)} atoms, this one has {len(window.system)}"
-            )
-        seen, turn, shift = superposed(window, self.reference)
-        return seen, Pose(turn=turn.to(seen.positions), shift=shift.to(seen.positions))
+        return posed(window, self.reference, dtype)
 
     def save(self, folder: Path, kind: str, model: nn.Module, config: Mapping[str, Any]) -> None:
         """Write the weights with what it takes to build the model again."""

@@ -334,7 +334,7 @@ class TrainedIto:
         with torch.no_grad():
             draw = self._rolled if self.rollout else self._single
             found = draw(_Start.of(window, self.background.scales), lags, count, generator)
-        return Courses(positions=pose.back(found.positions), diverged=found.diverged)
+        return Courses(positions=pose.places_back(found.positions), diverged=found.diverged)
 
     def _single(
         self, start: _Start, lags: Float[Tensor, " times"], count: int, generator: torch.Generator

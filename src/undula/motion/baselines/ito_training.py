@@ -19,10 +19,9 @@ from undula.learn.task import ParameterGroup, moved
 from undula.motion.baselines.background import Background, fitted_scales, provenance
 from undula.motion.baselines.ito import KIND, Denoiser, ItoConfig, Present, TrainedIto, present
 from undula.motion.climatology import knot_frames
-from undula.motion.drawing import BANDS, Drawing, Drawn
+from undula.motion.drawing import BANDS, Drawing, Drawn, WindowConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.surroundings import bond_table
-from undula.motion.task import WindowConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

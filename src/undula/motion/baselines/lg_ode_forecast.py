@@ -19,10 +19,9 @@ from undula.learn.task import ParameterGroup, moved
 from undula.motion.baselines.background import Background, Scales, fitted_scales, provenance
 from undula.motion.baselines.lg_ode import LGODE, Latent, LGODEConfig, Observed, observed
 from undula.motion.climatology import knot_frames
-from undula.motion.drawing import Drawing, Drawn, skills
+from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.losses import Truth
-from undula.motion.task import WindowConfig
 from undula.motion.windows import AtomForecast, Window
 from undula.nn.ode.solve import SolverConfig
 
@@ -218,7 +217,7 @@ class TrainedLGODE:
         [means], velocities, spread = self._decoded(seen, lags_ps, None, 1)
         turned = velocities if pose.turn is None else velocities @ pose.turn
         return AtomForecast(
-            lags_ps=lags_ps, mean=pose.back(means), spread=spread, velocities=turned
+            lags_ps=lags_ps, mean=pose.places_back(means), spread=spread, velocities=turned
         )
 
     def samples(
@@ -237,7 +236,7 @@ class TrainedLGODE:
         noise = torch.randn(
             means.shape, generator=generator, dtype=means.dtype, device=generator.device
         )
-        return pose.back(means + spread[..., None] * noise.to(means.device))
+        return pose.places_back(means + spread[..., None] * noise.to(means.device))
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -39,7 +39,7 @@ from undula.learn.task import ParameterGroup, moved
 from undula.motion.baselines.background import provenance
 from undula.motion.baselines.trivial import WithoutDistribution
 from undula.motion.climatology import Climatology, ClimatologyConfig, Example, fit_climatology
-from undula.motion.drawing import Drawing, Drawn, skills
+from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.encoder import EncoderConfig, Observation, WindowEncoder
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.linear import linear_base
@@ -48,7 +48,6 @@ from undula.motion.model import Base
 from undula.motion.observation import Usual, fitted_usual, observation
 from undula.motion.posing import posed
 from undula.motion.surroundings import BondTable, bond_table
-from undula.motion.task import WindowConfig
 from undula.motion.trained import WEIGHTS
 from undula.motion.windows import AtomForecast, Window
 from undula.nn.gated import linear

@@ -51,10 +51,9 @@ from undula.learn.task import ParameterGroup, moved
 from undula.motion.baselines.background import Background, Scales, fitted_scales, provenance
 from undula.motion.baselines.trivial import WithoutDistribution
 from undula.motion.climatology import knot_frames
-from undula.motion.drawing import Drawing, Drawn, skills
+from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.observation import velocities_of
-from undula.motion.task import WindowConfig
 from undula.motion.windows import AtomForecast, Window
 from undula.nn.gated import linear
 
@@ -341,7 +340,7 @@ class TrainedSCINet(WithoutDistribution):
         with torch.no_grad():
             found = self.model(sequences(window, self.model.config, scales, kinds))
             went = displacements(found, lags, scales, kinds)
-        return AtomForecast(lags_ps=lags_ps.to(went), mean=pose.back(window.now + went))
+        return AtomForecast(lags_ps=lags_ps.to(went), mean=pose.places_back(window.now + went))
 
     def save(self, folder: Path) -> None:
         """Write the weights with what it takes to build the model again."""

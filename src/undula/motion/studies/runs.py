@@ -11,10 +11,10 @@ from pathlib import Path
 
 from undula.learn.progress import Progress
 from undula.learn.recipe import FitConfig, check_same
+from undula.motion.drawing import WindowConfig
 from undula.motion.losses import MotionLossConfig
 from undula.motion.model import DoMiNO, MotionModelConfig
 from undula.motion.studies.protocol import Opened
-from undula.motion.task import WindowConfig
 from undula.motion.trained import WEIGHTS, TrainedMotion
 from undula.motion.training import train_motion
 
