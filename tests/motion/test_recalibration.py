@@ -99,7 +99,9 @@ def test_an_aligned_molecule_is_drawn_to_its_mean_structure_as_far_as_that_helps
     lags = torch.tensor(KNOTS, dtype=torch.float64)
     better = found.applied(some[0], base, lags, 0, reference)
     torch.testing.assert_close(better.mean, towards, atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.pulled(base.mean, reference), towards, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        found.pulled(base.mean, reference, KNOTS), towards, atol=1e-3, rtol=0
+    )
 
 
 def test_beyond_the_reach_of_validation_the_mean_structure_draws_as_it_did_last():

@@ -38,8 +38,8 @@ class WindowConfig:
         near: Times in a step within the first segment of the finest level, where most can be
             known; closer ones are likelier.
         segments: Further segments of the finest level in a step, anywhere in the horizon, closer
-            ones likelier (selective sampling).
-        times: Times in each of those.
+            ones likelier, and those soon after a coarser segment starts (selective sampling).
+        times: Times in each of those, one of them likelier soon after its start.
         hidden: Share of windows whose velocities are hidden, so that the model serves windows
             that have none.
         validation: Last part of the starts of each training recording that is kept for
@@ -219,10 +219,24 @@ class Drawing:
         lags = {_early(near, generator) for _ in range(config.near)}
         if reach > length:
             for _ in range(config.segments):
-                start = _early(reach, generator) // length * length
+                start = self._segment(reach, generator) // length * length
                 room = min(length, reach + 1 - start)
-                lags |= {max(1, start + _drawn(room, generator)) for _ in range(config.times)}
+                lags.add(max(1, start + _early(room, generator) - 1))
+                lags |= {max(1, start + _drawn(room, generator)) for _ in range(config.times - 1)}
         return torch.tensor(sorted(lags), dtype=torch.float32)
+
+    def _segment(self, reach: int, generator: torch.Generator) -> int:
+        """Draw a frame whose finest segment is solved: half of them soon after a coarser start.
+
+        A coarser segment starts from states that few other times ask for, so evenly drawn times
+        would leave its first frames almost unknown.
+        """
+        coarser = [one for one in self.hierarchy.lengths[1:-1] if one <= reach]
+        if not coarser or _drawn(2, generator):
+            return _early(reach, generator)
+        longer = coarser[_drawn(len(coarser), generator)]
+        start = longer * _early(reach // longer, generator)
+        return start + _early(min(longer, reach + 1 - start), generator) - 1
 
     def cut(
         self,

@@ -53,6 +53,21 @@ class Hierarchy:
         """Frames in a segment of each level."""
         return (self.horizon, *self.strides[:-1])
 
+    @property
+    def seams(self) -> tuple[int, ...]:
+        """Frames around which a forecast may change at once: where coarser segments meet.
+
+        With the first frame of such a segment come the last one before it and the first one after
+        its first finest segment; of many segments the 1st, 2nd, 4th, … after now.
+        """
+        found: set[int] = set()
+        for length in self.lengths[1:-1]:
+            start = length
+            while start < self.horizon:
+                found |= {start - 1, start, start + self.lengths[-1]}
+                start *= 2
+        return tuple(sorted(found))
+
     def checked(self, lags: Float[Tensor, " times"]) -> Float[Tensor, " times"]:
         """Return lags in frames if all lie between now and the horizon.
 

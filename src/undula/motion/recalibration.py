@@ -94,9 +94,17 @@ class Recalibration:
         self,
         mean: Float[Tensor, "knots *windows atoms 3"],
         reference: Float[Tensor, "atoms 3"],
+        frames: Sequence[int],
     ) -> Float[Tensor, "knots *windows atoms 3"]:
-        """Draw forecasts at the knots to the mean structure as at the finest level."""
-        drawn = self.pull[-1].to(mean).reshape(-1, *[1] * (mean.ndim - 1))
+        """Draw forecasts to the mean structure as at the finest level.
+
+        Args:
+            mean: Forecasts, Å.
+            reference: The mean structure, Å.
+            frames: After now, one for each forecast.
+        """
+        pull = self._at(self.pull[-1].to(mean), torch.tensor(frames).to(mean))
+        drawn = pull.reshape(-1, *[1] * (mean.ndim - 1))
         return mean + drawn * (reference.to(mean) - mean)
 
     def _at(

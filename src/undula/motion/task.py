@@ -116,7 +116,7 @@ class MotionTask:
                     partial(_frame, part.recording),
                     starts,
                     self.climatology,
-                    lambda mean: recalibration.pulled(mean, reference),
+                    lambda mean: recalibration.pulled(mean, reference, self.climatology.knots),
                 )
             )
         return Dressing(knots=self.climatology.knots, errors=torch.cat(errors, dim=1).float())
@@ -171,7 +171,7 @@ class MotionTask:
     def recalibration(self) -> Recalibration:
         """Fit on validation windows how much of the deviation to believe, and the spread."""
         device = next(self.model.parameters()).device
-        knots = self.climatology.knots
+        knots = sorted({*self.climatology.knots, *self.model.hierarchy.seams})
         lags = torch.tensor(knots, dtype=torch.float32)
         count = max(RECALIBRATED, -(-RECALIBRATED_ATOMS // len(self.source.system)))
         blocks = 1 if len(self.drawing.parts) > 2 else BLOCKS
