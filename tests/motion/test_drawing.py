@@ -57,6 +57,17 @@ def test_lags_can_be_drawn_in_another_way_from_the_same_windows(recordings):
         assert torch.equal(one.positions, two.positions)
 
 
+def test_the_first_frames_of_coarser_segments_are_drawn_more_often_than_others(recordings):
+    batch = replace(BATCH, observed=2, near=1, segments=1, times=2)
+    drawing = Drawing(recordings, NAMES, batch, Hierarchy(horizon=60, strides=(30, 3, 1)))
+    drawn = [drawing._lags(60, seeded(seed)).tolist() for seed in range(400)]
+    after = [any(30 <= lag < 33 for lag in lags) for lags in drawn]
+    at = [30.0 in lags for lags in drawn]
+    assert sum(after) / 400 > 0.05  # evenly in the logarithm it would be .024
+    assert sum(at) > 0.3 * sum(after)
+    assert all(1 <= lag <= 60 for lags in drawn for lag in lags)
+
+
 def test_fitting_windows_are_training_windows_with_their_futures(recordings):
     drawing = Drawing(recordings, NAMES, BATCH, HIERARCHY)
     examples = list(drawing.fitting([1, 16]))

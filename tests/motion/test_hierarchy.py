@@ -89,3 +89,10 @@ def test_refuses_times_before_now_and_beyond_the_horizon():
     for lag in (-0.5, 12.1, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="from 0 to 12 frames"):
             hierarchy.checked(torch.tensor([1.0, lag]))
+
+
+def test_seams_are_where_coarser_segments_start_and_the_frames_beside_them():
+    assert LEVELS["one"].seams == ()
+    assert Hierarchy(horizon=800, strides=(200, 20, 1)).seams == (199, 200, 220, 399, 400, 420)
+    assert LEVELS["the default"].seams[:3] == (399, 400, 420)
+    assert LEVELS["the default"].seams[-1] == 6420
