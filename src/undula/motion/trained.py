@@ -227,7 +227,9 @@ class TrainedMotion:
             tensors["reference"] = self.reference
         if self.dressing is not None:
             tensors["dressing"] = self.dressing.errors
+        recalibrated: tuple[int, ...] = ()
         if self.recalibration is not None:
+            recalibrated = self.recalibration.knots
             for name in ("amplitude", "spread", "pull"):
                 tensors[f"recalibration.{name}"] = getattr(self.recalibration, name)
         save_weights(
@@ -238,6 +240,7 @@ class TrainedMotion:
                 "model": asdict(self.model.config),
                 "climatology": self.climatology.settings(),
                 "ages": list(self.usual.ages),
+                "recalibrated": list(recalibrated),
                 "provenance": self.provenance,
             },
         )
@@ -269,7 +272,8 @@ class TrainedMotion:
                 if "dressing" in tensors
                 else None,
                 recalibration=Recalibration(
-                    knots=climatology.knots, **_under("recalibration.", tensors)
+                    knots=tuple(metadata.get("recalibrated", climatology.knots)),
+                    **_under("recalibration.", tensors),
                 )
                 if "recalibration.amplitude" in tensors
                 else None,
