@@ -55,7 +55,7 @@ def without_velocities(seen: Window) -> Window:
     return replace(seen, velocities=None)
 
 
-def check(found, expected, matrix=None, shift=0.0, order=slice(None)):
+def assert_alike(found, expected, matrix=None, shift=0.0, order=slice(None)):
     matrix = torch.eye(3, dtype=torch.float64) if matrix is None else matrix
     mean = (expected.mean @ matrix.T + shift)[:, order]
     torch.testing.assert_close(found.mean, mean, **ALIKE)
@@ -79,7 +79,7 @@ def test_the_network_moves_the_forecast_of_these_tests_by_much(model, atoms):
 def test_turns_mirrors_and_shifts_with_the_window(model, atoms, matrix, shift, known):
     seen = window(atoms) if known else without_velocities(window(atoms))
     expected = model.forecast(seen, LAGS)
-    check(model.forecast(moved(seen, matrix, shift), LAGS), expected, matrix, shift)
+    assert_alike(model.forecast(moved(seen, matrix, shift), LAGS), expected, matrix, shift)
 
 
 def relabelled(atoms: MolecularSystem, order: torch.Tensor) -> MolecularSystem:
@@ -103,7 +103,7 @@ def test_relabelled_atoms_have_the_relabelled_forecast(model, atoms):
         positions=seen.positions[:, order],
         velocities=seen.velocities[:, order],
     )
-    check(model.forecast(other, LAGS), model.forecast(seen, LAGS), order=order)
+    assert_alike(model.forecast(other, LAGS), model.forecast(seen, LAGS), order=order)
 
 
 @pytest.mark.parametrize("kind", ["painn", "egnn"])
@@ -112,7 +112,7 @@ def test_any_image_of_any_atom_has_the_same_forecast_in_that_image(kind):
     walls = torch.randint(-3, 4, (12, 3), generator=torch.Generator().manual_seed(2))
     away = walls.double() @ BOX
     found = model.forecast(replace(seen, positions=seen.positions + away), LAGS)
-    check(found, model.forecast(seen, LAGS), shift=away)
+    assert_alike(found, model.forecast(seen, LAGS), shift=away)
 
 
 def test_any_image_of_any_molecule_has_the_same_forecast_in_that_image():
@@ -121,7 +121,7 @@ def test_any_image_of_any_molecule_has_the_same_forecast_in_that_image():
     walls = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -2, 1], [3, 1, -1]])
     away = (walls.double() @ BOX)[seen.system.molecules]
     found = model.forecast(replace(seen, positions=seen.positions + away), LAGS)
-    check(found, model.forecast(seen, LAGS), shift=away)
+    assert_alike(found, model.forecast(seen, LAGS), shift=away)
     without = model.forecast(replace(seen, box=None), LAGS)
     assert (without.mean - model.forecast(seen, LAGS).mean).abs().max() > 1e-4
 
@@ -145,7 +145,7 @@ def test_charges_are_heard_where_they_are_asked_for():
     deaf, keen = (trained(chain(6), replace(ENCODER, charges=charges)) for charges in (False, True))
     seen = window(chain(6))
     charged = replace(seen, system=replace(chain(6), charges=torch.linspace(-1, 1, 6)))
-    check(deaf.forecast(charged, LAGS), deaf.forecast(seen, LAGS))
+    assert_alike(deaf.forecast(charged, LAGS), deaf.forecast(seen, LAGS))
     assert (keen.forecast(charged, LAGS).mean - keen.forecast(seen, LAGS).mean).abs().max() > 1e-4
 
 
@@ -160,7 +160,7 @@ def test_a_superposed_molecule_turns_but_its_mirror_image_is_another_one(kind, p
     expected = model.forecast(seen, LAGS)
     found = model.forecast(moved(seen, matrix, SHIFT), LAGS)
     if proper:
-        check(found, expected, matrix, SHIFT)
+        assert_alike(found, expected, matrix, SHIFT)
     else:
         assert (found.mean - expected.mean @ matrix.T - SHIFT).abs().max() > 1e-2
 
@@ -172,4 +172,4 @@ def test_a_superposed_molecule_forgets_how_it_tumbled():
     spins = torch.stack([rotation(seed) for seed in range(len(seen) - 1)] + [torch.eye(3).double()])
     tumbled = replace(seen, positions=seen.positions @ spins.mT, velocities=None)
     still = replace(seen, velocities=None)
-    check(model.forecast(tumbled, LAGS), model.forecast(still, LAGS))
+    assert_alike(model.forecast(tumbled, LAGS), model.forecast(still, LAGS))

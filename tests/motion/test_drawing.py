@@ -27,7 +27,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def same(drawn, batch):
+def assert_same(drawn, batch):
     assert torch.equal(drawn.lags, batch.plan.lags)
     now = torch.stack([window.now for window in drawn.windows])
     assert torch.equal(now, batch.seen.positions[:, 0])
@@ -41,10 +41,10 @@ def test_draws_what_domino_is_trained_and_validated_on(recordings):
     task = MotionTask(recordings, NAMES, MODEL, MotionLossConfig(), BATCH)
     drawing = Drawing(recordings, NAMES, BATCH, HIERARCHY)
     for seed in range(20):
-        same(drawing.drawn(seeded(seed)), task.batch(0, seeded(seed)))
+        assert_same(drawing.drawn(seeded(seed)), task.batch(0, seeded(seed)))
     checks = [task._prepared(drawn) for drawn in task.drawing.validated()]
     for drawn, batch in zip(drawing.validated(), checks, strict=True):
-        same(drawn, batch)
+        assert_same(drawn, batch)
 
 
 def test_lags_can_be_drawn_in_another_way_from_the_same_windows(recordings):

@@ -47,7 +47,7 @@ def outcome(trained, lags, seeds=(0,), *, drawn=False, chunk=None, net=None):
     )
 
 
-def check(found, expected, times=slice(None), windows=slice(None)):
+def assert_alike(found, expected, times=slice(None), windows=slice(None)):
     for name in ("mean", "spread", "velocities"):
         pair = getattr(found, name), getattr(expected, name)[times][:, windows]
         torch.testing.assert_close(*pair, **ALIKE)
@@ -61,26 +61,26 @@ def test_a_time_asked_for_alone_has_the_forecast_it_has_in_any_grid(form):
     for place in range(len(GRID)):
         alone = outcome(model, GRID[place : place + 1]).predictions
         for one, many in zip(alone, grid, strict=True):
-            check(one, many, slice(place, place + 1))
+            assert_alike(one, many, slice(place, place + 1))
 
 
 def test_the_order_of_times_does_not_matter_and_times_may_repeat(model):
     order = torch.tensor([4, 0, 8, 8, 2, 1, 7, 3, 6, 5])
     expected = outcome(model, GRID).predictions[-1]
-    check(outcome(model, GRID[order]).predictions[-1], expected, order)
+    assert_alike(outcome(model, GRID[order]).predictions[-1], expected, order)
 
 
 def test_windows_together_are_as_one_by_one(model):
     together = outcome(model, GRID, (0, 1, 2)).predictions[-1]
     for number in range(3):
         alone = outcome(model, GRID, (number,)).predictions[-1]
-        check(alone, together, windows=slice(number, number + 1))
+        assert_alike(alone, together, windows=slice(number, number + 1))
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_it_does_not_matter_how_many_segments_are_solved_at_once(model, chunk):
     expected = outcome(model, GRID, (0, 1), drawn=True).predictions[-1]
-    check(outcome(model, GRID, (0, 1), drawn=True, chunk=chunk).predictions[-1], expected)
+    assert_alike(outcome(model, GRID, (0, 1), drawn=True, chunk=chunk).predictions[-1], expected)
 
 
 def test_one_time_costs_one_segment_of_each_level(model):
@@ -161,7 +161,7 @@ def test_a_coarser_decoding_does_not_depend_on_finer_levels(model):
     state = model.model.state_dict()
     coarse.model.load_state_dict({name: state[name] for name in coarse.model.state_dict()})
     expected = outcome(model, GRID).predictions[0]
-    check(outcome(coarse, GRID).predictions[0], expected)
+    assert_alike(outcome(coarse, GRID).predictions[0], expected)
 
 
 def test_states_drawn_with_one_seed_are_the_same_and_matter(model):
