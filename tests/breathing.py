@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
-from undula.surface.baselines import Blur
+from undula.surface.baselines import Blur, Shifts
 from undula.types import Structure
 
 
@@ -46,6 +46,7 @@ class Breathing:
 
     offsets: tuple[float, ...] = (-0.6, -0.2, 0.2, 0.6)
     blur: Blur = field(default_factory=Blur)
+    shifts: Shifts | None = field(default_factory=lambda: Shifts(dilated=0.2, eroded=0.4))
     horizon_ps: float = 100.0
     distributional: bool = True
     notes: tuple[str, ...] = ("Made up.",)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from undula.errors import UsageError
 from undula.learn.fit import FitConfig
-from undula.motion.drawing import WindowConfig
-from undula.motion.losses import MotionLossConfig
-from undula.motion.model import MotionModelConfig
+from undula.motion.baselines.ito_training import ItoTraining
+from undula.motion.baselines.lg_ode_forecast import LGODETraining
+from undula.motion.baselines.roller import RollerTraining
+from undula.motion.baselines.scinet import SCINetTraining
+from undula.motion.catalog import KINDS, Kind
+from undula.motion.training import MotionConfig
 from undula.surface.losses import LossConfig, MixtureLossConfig
 from undula.surface.mixture import MixtureModelConfig
 from undula.surface.mixture_task import MixtureBatchConfig
@@ -19,7 +23,14 @@ from undula.surface.task import BatchConfig
 
 SURFACE_PRESETS = ("default", "deterministic", "contraction", "paper", "grid", "dsr", "dsr-paper")
 MOTION_PRESETS = ("argon", "water", "alanine", "domino-paper")
-PRESETS = (*SURFACE_PRESETS, *MOTION_PRESETS)
+BASELINE_PRESETS = tuple(
+    f"{kind}/{preset}" for kind in KINDS if kind != "domino" for preset in MOTION_PRESETS[:3]
+)
+PRESETS = (*SURFACE_PRESETS, *MOTION_PRESETS, *BASELINE_PRESETS)
+
+
+LARGEST_NUMBER = 2**31
+"""No setting is meant to be that large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,24 +68,6 @@ class ProteinConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MotionConfig:
-    """A training of DoMiNO, which forecasts the atoms of one system.
-
-    Attributes:
-        model: Sizes and choices of the model.
-        loss: Weights of the losses.
-        batch: What a step sees.
-        recordings: Names of the recordings to train on, of which the last part validates; all of
-            the folder if there are none.
-    """
-
-    model: MotionModelConfig = field(default_factory=MotionModelConfig)
-    loss: MotionLossConfig = field(default_factory=MotionLossConfig)
-    batch: WindowConfig = field(default_factory=WindowConfig)
-    recordings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training of a model of moving surfaces or of moving atoms.
 
@@ -87,10 +80,15 @@ class TrainConfig:
             choices. For the proteins of the training alone: "grid" is what we recommend, "dsr"
             has DSR's kind of network in its place, "dsr-paper" repeats DSR's choices. For atoms:
             "argon", "water" and "alanine" are what we recommend for systems like these,
-            "domino-paper" has DoMiNO's published sizes and wants a GPU.
+            "domino-paper" has DoMiNO's published sizes and wants a GPU; the baselines have
+            theirs, such as "lg-ode/argon".
         mixture: The model for any protein, or none.
         protein: The model for its training proteins, or none.
-        motion: The model of moving atoms, or none.
+        motion: DoMiNO, a model of moving atoms, or none.
+        lg_ode: LG-ODE, a baseline of moving atoms, or none.
+        roller: The step-by-step roller, another.
+        ito: ITO, another.
+        scinet: SCINet, another.
         fit: The loop.
     """
 
@@ -101,18 +99,43 @@ class TrainConfig:
     mixture: MixtureConfig | None = None
     protein: ProteinConfig | None = None
     motion: MotionConfig | None = None
+    lg_ode: LGODETraining | None = None
+    roller: RollerTraining | None = None
+    ito: ItoTraining | None = None
+    scinet: SCINetTraining | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UsageError(f"there is no preset {self.preset}; there are {', '.join(PRESETS)}")
         if not self.data:
             raise UsageError("data should name at least one data set folder")
-        if sum(one is not None for one in (self.mixture, self.protein, self.motion)) != 1:
-            raise UsageError(
-                "a training has one of mixture, protein and motion; set the others to null"
-            )
-        if self.motion is not None and len(self.data) > 1:
+        sections = ["mixture", "protein", *(kind.section for kind in KINDS.values())]
+        if sum(getattr(self, name) is not None for name in sections) != 1:
+            raise UsageError(f"a training has one of {', '.join(sections)}; set the others to null")
+        _check_numbers("", self)
+        if self.of_atoms is not None and len(self.data) > 1:
             raise UsageError("a model of moving atoms is trained on one folder of recordings")
+
+    @property
+    def of_atoms(self) -> tuple[Kind, Any] | None:
+        """The kind of the model of moving atoms and its settings; none for one of surfaces."""
+        for kind in KINDS.values():
+            settings = getattr(self, kind.section)
+            if settings is not None:
+                return kind, settings
+        return None
+
+
+def _check_numbers(place: str, value: Any) -> None:
+    """Raise where a number of a configuration is not finite or absurdly large."""
+    if is_dataclass(value):
+        for one in fields(value):
+            _check_numbers(f"{place}.{one.name}".lstrip("."), getattr(value, one.name))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _check_numbers(place, one)
+    elif isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:
+        raise UsageError(f"{place} should be below {LARGEST_NUMBER:,}, not {value:g}")
 
 
 def preset_file(name: str) -> Path:

@@ -56,3 +56,9 @@ class Notice:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}" if self.place else self.message
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says as one line of at most 200 characters, for a message of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:199]}…"

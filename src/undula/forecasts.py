@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undula.errors import Notice, UsageError
+from undula.errors import InputError, Notice, UsageError
 from undula.learn.checkpoint import load_weights
+from undula.motion.catalog import KINDS
 from undula.motion.forecast import MovingAtoms, forecast_atoms
 from undula.motion.forecast_scores import AtomEvaluation, evaluate_atoms
 from undula.motion.trained import KIND, WEIGHTS, TrainedMotion
@@ -35,12 +36,13 @@ def forecast(
         subject: A structure (`load_structure`), or what was observed (`window`).
         times_ps: Times since the structure, or after the last observed frame, ps.
         model: From `load_trained`; by default the bundled one that can serve.
-        options: Of `undula.surface.forecast.forecast` (spacing, samples, seed) or of
-            `undula.motion.forecast.forecast_atoms` (samples, seed).
+        options: Of `undula.surface.forecast.forecast` (spacing, samples, seed, memory_limit) or
+            of `undula.motion.forecast.forecast_atoms` (samples, seed, memory_limit).
 
     Raises:
         InputError: The model cannot serve.
         UsageError: Times that cannot be forecast.
+        MachineError: It does not fit into memory; says what does.
     """
     if isinstance(subject, Window):
         return forecast_atoms(subject, times_ps, model, **options)
@@ -99,6 +101,12 @@ def load_trained(folder: Path) -> SurfaceForecaster | TrainedMotion:
         InputError: No trained model there, or a damaged one.
     """
     path = folder / WEIGHTS
-    if path.is_file() and load_weights(path)[1].get("kind") == KIND:
+    kinds = {kind.stored: kind.name for kind in KINDS.values()}
+    if path.is_file() and (stored := load_weights(path)[1].get("kind")) in kinds:
+        if stored != KIND:
+            raise InputError(
+                f"{path} holds a baseline, {kinds[stored]}: undula evaluate --protocol scores it, "
+                "or undula.motion.catalog.load_forecaster reads it; forecasts are made by DoMiNO"
+            )
         return TrainedMotion.load(folder)
     return load_surface(folder)

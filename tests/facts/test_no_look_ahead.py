@@ -1,15 +1,26 @@
 """A forecast knows the first frame and nothing later."""
 
+from dataclasses import replace
+
 import mdtraj
 import numpy as np
 import pytest
 import torch
-from tests.surface.mixtures import LOCAL, PAPER, bound, fresh, stirred
+from tests.breathing import Breathing
+from tests.surface.mixtures import CONTRACTION, LOCAL, PAPER, bound, fresh, stirred
 
 from undula.data.prepare import PrepareConfig, prepare
+from undula.geometry.lattice import Lattice
+from undula.surface.elastic_ensemble import elastic_ensemble
 from undula.surface.forecast import forecast
+from undula.surface.forecasters import forecasters
 from undula.surface.losses import MixtureLossConfig
+from undula.surface.mixture import ROUTERS
 from undula.surface.mixture_task import MixtureBatchConfig, MixtureTask
+from undula.surface.sample_scores import trivial_rows
+from undula.surface.studies.protocol import Scoring
+from undula.surface.studies.stage import stage
+from undula.surface.trained import trivial_case
 
 RULES = PrepareConfig(near=64, local=16, uniform=16, fixed=256)
 
@@ -42,18 +53,25 @@ def test_the_twins_differ_in_all_later_frames_but_not_in_the_first(twins):
         assert apart.mean() > 0.15
 
 
-@pytest.mark.parametrize("config", [LOCAL, PAPER], ids=["local", "paper"])
+MODELS = {
+    "paper": PAPER,
+    "contraction": CONTRACTION,
+    **{name: replace(LOCAL, router=name, width=0.0625) for name in ROUTERS},
+}
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
 def test_noise_in_every_later_frame_leaves_a_forecast_byte_by_byte(twins, config, monkeypatch):
     monkeypatch.setattr("undula.surface.latent.STEPS", 3)
-    trained = bound(fresh(config) if config is PAPER else stirred(config))
+    trained = bound(fresh(config) if config.experts.kind == "paper" else stirred(config))
     samples = 2 if trained.distributional else 0
     one, two = (forecast(data.structure, [5.0, 55.0], trained, samples=samples) for data in twins)
-    points = one.lattice(1.5).points()
+    points = one.lattice(2.5).points()
     for time in (0.0, 5.0, 55.0):
         for sample in (None, *range(samples)):
             found, expected = (each.sdf(points, time, sample) for each in (two, one))
             assert found.numpy().tobytes() == expected.numpy().tobytes()
-    meshes = [each.mesh(55.0) for each in (one, two)]
+    meshes = [each.mesh(55.0, spacing=2.0) for each in (one, two)]
     assert torch.equal(meshes[0].vertices, meshes[1].vertices)
     assert torch.equal(meshes[0].faces, meshes[1].faces)
 
@@ -73,3 +91,50 @@ def test_what_training_tells_the_model_of_a_protein_is_its_first_frame(twins):
     batches = [task.batch(0, torch.Generator().manual_seed(1)) for task in tasks]
     assert torch.equal(batches[0].tremble, batches[1].tremble)
     assert not torch.equal(batches[0].distance, batches[1].distance)
+
+
+def test_noise_in_every_later_frame_leaves_every_trivial_row_byte_by_byte(twins):
+    found = []
+    for data in twins:
+        moving = forecast(data.structure, [5.0, 55.0], Breathing())
+        network = elastic_ensemble(data.structure, members=3)
+        lattice = moving.lattice(1.5)
+        rows = [row for row in forecasters(moving, lattice, network) if row.kind == "trivial"]
+        meshes = {row.name: row.solid(5.0).mesh.vertices.numpy().tobytes() for row in rows}
+        values = network.signed_distance(lattice.points()).numpy().tobytes()
+        found.append({**meshes, "elastic network": values})
+    assert len(found[0]) == 7
+    assert all(found[0].values())
+    for name, one in found[0].items():
+        assert one == found[1][name], name
+
+
+def test_a_study_lets_its_rows_see_the_first_frame_alone(twins):
+    """What stands in the tables without a truth beside it is the same for both."""
+    scoring = Scoring(frames=2, samples=100, spacing=1.5, members=3)
+    stages = [stage(data, 0, scoring) for data in twins]
+    # The lattice reaches as far as true frames do, which moves no node and no row.
+    low = torch.stack([one.lattice.origin for one in stages]).amax(dim=0)
+    shared = Lattice(origin=low, spacing=1.5, shape=(20, 20, 20))
+    rows = []
+    for one in stages:
+        moving = one._moving(Breathing())
+        ground = replace(one._ground, lattice=shared)
+        told = trivial_rows(moving, ground, forecasters(moving, shared, one._network), one._network)
+        rows.append({row.name: row for row in told})
+        assert torch.equal(ground.places, stages[0]._ground.places)
+    for name, one in rows[0].items():
+        other = rows[1][name]
+        assert one.volumes == other.volumes, name
+        for part in ("occupancy", "mobility"):
+            first, second = getattr(one, part), getattr(other, part)
+            assert (first is None and second is None) or torch.equal(first, second), name
+    assert any(rows[0][name].crps != rows[1][name].crps for name in rows[0])
+
+
+def test_the_numbers_of_trivial_rows_are_fitted_on_the_frames_they_are_given(twins):
+    cases = [trivial_case(data, data.trajectories[0], [0], 1.4) for data in twins]
+    assert torch.equal(cases[0].first, cases[1].first)
+    assert cases[0].later == cases[1].later == []
+    later = [trivial_case(data, data.trajectories[0], [0, 3], 1.4).later[0] for data in twins]
+    assert not torch.equal(*later)

@@ -15,6 +15,7 @@ from undula.geometry.comparison import (
     normal_consistency_both,
     sample_mesh,
     skill,
+    wasserstein,
 )
 from undula.geometry.frames import random_rotation
 from undula.geometry.isosurface import extract
@@ -324,3 +325,20 @@ def test_skill_is_one_at_best_zero_at_the_reference_and_negative_beyond():
     assert skill(0.6, 0.7, perfect=1.0) < 0
     with pytest.raises(InputError, match="no skill"):
         skill(0.3, 1.0, perfect=1.0)
+
+
+def test_shifted_samples_are_their_shift_apart_and_equal_ones_not_at_all():
+    values = torch.randn(40, generator=generator(), dtype=torch.float64).tolist()
+    assert wasserstein(values, values) == 0
+    assert wasserstein(values, [value + 2.5 for value in values]) == pytest.approx(2.5)
+    assert wasserstein(values, values[::-1] * 3) == pytest.approx(0, abs=1e-12)
+
+
+def test_beside_a_single_number_every_number_has_to_come_there():
+    assert wasserstein([1.0, 2.0, 6.0], [2.0]) == pytest.approx(5 / 3)
+    assert wasserstein([2.0], [1.0, 2.0, 6.0]) == pytest.approx(5 / 3)
+
+
+def test_no_numbers_are_no_distribution():
+    with pytest.raises(InputError, match="of no numbers"):
+        wasserstein([], [1.0])

@@ -121,16 +121,16 @@ def test_a_run_killed_within_any_write_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_step_stores_it_and_raises(
+def test_a_signal_drops_the_step_stores_what_is_finished_and_raises(
     line, train, tmp_path, whole, recorder, number, code
 ):
     before = signal.getsignal(number)
     task = line(at_step=raise_at(6, lambda: signal.raise_signal(number)))
-    with pytest.raises(Interrupted, match="stopped at step 7") as caught:
+    with pytest.raises(Interrupted, match="stopped at step 6") as caught:
         train(task, tmp_path / "stopped", **AVERAGED)
     assert caught.value.exit_code == code
     assert signal.getsignal(number) == before
-    assert (checkpoint_place(tmp_path / "stopped", 7) / "manifest.json").exists()
+    assert (checkpoint_place(tmp_path / "stopped", 6) / "manifest.json").exists()
     assert recorder.events[-1] == ("stopped", None)
     result = train(line(), tmp_path / "stopped", **AVERAGED)
     assert "training-resumed" in {notice.code for notice in result.notices}

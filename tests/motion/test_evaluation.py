@@ -11,18 +11,20 @@ from undula.motion.baselines.trivial import Ballistic, Constant
 from undula.motion.evaluation import (
     MEASURES,
     MotionScoring,
+    Sparing,
     even_frames,
     later,
     mean_of,
     point_scores,
     ranges_of,
     scored,
+    spread_over,
     starts_of,
     target_frames,
     window_at,
 )
 from undula.motion.scores import PaperRanges
-from undula.motion.windows import AtomForecast
+from undula.motion.windows import AtomForecast, Divergence
 
 SCORING = MotionScoring(frames=8, starts=3, lags=[1, 2, 5, 10])
 
@@ -159,3 +161,99 @@ def test_a_mean_of_nothing_is_none():
 def test_refuses_scoring_that_cannot_be_meant(changes, named):
     with pytest.raises(UsageError, match=named):
         MotionScoring(**changes)
+
+
+def test_some_of_many_are_spread_evenly_from_the_first_to_the_last():
+    assert spread_over(5, 0) == [0, 1, 2, 3, 4]
+    assert spread_over(5, 9) == [0, 1, 2, 3, 4]
+    assert spread_over(9, 3) == [0, 4, 8]
+    assert spread_over(9, 1) == [0]
+
+
+def test_sparing_takes_away_and_never_adds():
+    scoring = MotionScoring(samples=8, sample_starts=3)
+    assert Sparing().of(scoring) == scoring
+    assert Sparing(samples=4, sample_starts=9).of(scoring).samples == 4
+    assert Sparing(samples=4, sample_starts=9).of(scoring).sample_starts == 3
+    for wrong in ({"starts": -1}, {"samples": 1}):
+        with pytest.raises(UsageError, match=r"sparing\."):
+            Sparing(**wrong)
+
+
+class Silent(Oracle):
+    """Knows the recording, but says no velocities, and gets the last atom wrong."""
+
+    def forecast(self, window, lags_ps):
+        known = super().forecast(window, lags_ps)
+        mean = known.mean.clone()
+        mean[:, -1] += 1.0
+        return replace(known, mean=mean, velocities=None)
+
+
+class Lost(AtomForecast):
+    """A forecast that was rolled and lost."""
+
+    @property
+    def divergence(self):
+        return Divergence(after_ps=0.4, share=0.5)
+
+
+class Rolling(Oracle):
+    """Knows the recording, and says that it has lost it."""
+
+    def forecast(self, window, lags_ps):
+        known = super().forecast(window, lags_ps)
+        return Lost(lags_ps=lags_ps, mean=known.mean, velocities=known.velocities)
+
+
+def score(source, forecaster, **changes):
+    recording = source.named("run2")
+    ranges = ranges_of(source, ["run0", "run1"], OBSERVED)
+    return scored(
+        forecaster(recording), source, recording, ranges, SCORING,
+        observed=OBSERVED, window=WINDOW, horizon=HORIZON, **changes,
+    )  # fmt: skip
+
+
+def test_who_forecasts_some_of_the_atoms_is_scored_on_these(source):
+    every = score(source, Silent)
+    chosen = score(source, Silent, atoms=torch.arange(7))
+    alone = score(source, Silent, atoms=torch.tensor([7]))
+    assert max(v for v in chosen.standard["physical"] if v is not None) < 1e-10
+    assert alone.standard["physical"][0] == pytest.approx(1.0, rel=1e-5)
+    assert every.standard["physical"][0] == pytest.approx(1 / 8, rel=1e-5)
+    shares = zip(chosen.standard["paper"], alone.standard["paper"], strict=True)
+    for whole, (some, one) in zip(every.standard["paper"], shares, strict=True):
+        assert whole == pytest.approx((7 * some + one) / 8, rel=1e-4)
+
+
+def test_velocities_that_are_not_said_count_as_rest_and_that_is_told(source):
+    class Resting(Silent):
+        def forecast(self, window, lags_ps):
+            known = super().forecast(window, lags_ps)
+            return replace(known, velocities=torch.zeros_like(known.mean))
+
+    silent, resting = score(source, Silent), score(source, Resting)
+    assert silent.standard["paper"] == resting.standard["paper"]
+    assert silent.plain()["at_rest"] is True
+    assert "at_rest" not in resting.plain()
+    assert silent.standard["paper"][0] > 0
+
+
+def test_rollouts_that_diverged_are_counted(source):
+    found = score(source, Rolling)
+    assert found.windows == 4
+    assert found.plain()["diverged"] == {"windows": 4, "of": 4, "after_ps": 0.4, "share": 0.5}
+    assert "diverged" not in score(source, Oracle).plain()
+
+
+def test_what_is_spared_has_no_number_and_the_rest_the_same_ones(source):
+    whole = score(source, Silent)
+    spared = score(source, Silent, sparing=Sparing(starts=1, frames=3))
+    known = [value for value in spared.standard["physical"] if value is not None]
+    assert len(known) == 3
+    assert spared.standard["physical"][0] == whole.standard["physical"][0]
+    assert spared.standard["physical"][-1] == whole.standard["physical"][-1]
+    assert spared.starts["paper"][0] == whole.starts["paper"][0]
+    assert set(spared.starts["paper"][1]) == {None}
+    assert spared.windows == 2

@@ -120,3 +120,33 @@ def test_a_table_needs_a_trivial_row_a_protein_and_every_number():
     ragged = row("ragged", "model", {"a": [0.5, 0.6], "b": [0.5]})
     with pytest.raises(UsageError, match="ragged has no iou"):
         table(ragged, COPY)
+
+
+def test_a_measure_may_lack_in_a_row_and_an_oracle_may_lack_for_a_protein():
+    network = SystemRow(name="order only", kind="trivial", values={"gap": COPY.values["gap"]})
+    replica = SystemRow(name="replica", kind="oracle", values={"iou": {"a": [0.9]}})
+    found = table(MODEL, COPY, network, replica)
+    names = [line[0] for line in found.cells()[1:]]
+    assert names[2:] == ["order only (trivial)", "replica (oracle, 1 of 2)"]
+    assert found.cells()[3][1] == "–"
+    assert found.cells()[4][1:3] == ["0.900", "–"]
+    assert found.best_trivial is COPY
+    assert found.system_cells(IOU)[3] == ["replica (oracle, 1 of 2)", "0.900", "–", "0.900"]
+    assert len(found.system_cells(GAP)) == 4
+    described = json.loads(json.dumps(found.as_dict(), allow_nan=False))["rows"]
+    assert described[2]["skill"] is None
+    assert "iou" not in described[2]["mean"]
+    assert "order only,trivial,a,0,gap" in found.csv()
+    with pytest.raises(UsageError, match="metric that judges"):
+        table(MODEL, network)
+    with pytest.raises(UsageError, match="no iou for some protein"):
+        table(MODEL, COPY, SystemRow(name="x", kind="trivial", values={"iou": {"a": [0.9]}}))
+
+
+def test_what_a_row_is_stands_in_every_form():
+    found = table(MODEL, COPY, FLOOR)
+    for text in (found.terminal(), found.markdown(), found.latex()):
+        assert "other replica (oracle)" in text
+        assert "copied (trivial)" in text
+    assert "other replica,oracle,a" in found.csv()
+    assert [row["kind"] for row in found.as_dict()["rows"]] == ["model", "trivial", "oracle"]

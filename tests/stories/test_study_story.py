@@ -14,22 +14,24 @@ PROTOCOL = """
 name: tiny
 proteins: {test: [two_A, five_A], validation: [one_A]}
 seeds: [0, 1]
-scoring: {frames: 1, samples: 200}
+scoring: {frames: 2, samples: 200, members: 3}
 rows:
 - {name: ours, label: ours with 2 experts, set: &small {fit: {steps: 3}, mixture: {batch: {points: 32, proteins: 2, frames: 2}, model: {gate: {experts: 2}, cloud: {spacing: 3.0}}}}}
 - name: no-time
   set: {fit: {steps: 3}, mixture: {batch: {points: 32, proteins: 2, frames: 2}, model: {cloud: {spacing: 3.0}, time: {kind: none}}}}
 tables:
 - {name: table-1, title: Models, kind: models, rows: [ours, no-time], published: {ours: {iou: 0.7028}}, differs: other proteins}
+- {name: spread, title: Distributions, kind: distributions, rows: [ours]}
 - {name: table-4, title: Routers, kind: routers, rows: [ours]}
 - {name: figure-3, title: Experts, kind: experts, rows: [ours, no-time]}
 - {name: table-3, title: Specialisation, kind: specialisation, rows: [ours]}
 """  # noqa: E501
 OUTPUTS = [
-    "figure-3.csv", "figure-3.json", "figure-3.md", "figure-3.png",
-    "table-1.csv", "table-1.json", "table-1.md",
-    "table-3.csv", "table-3.json", "table-3.md",
-    "table-4.csv", "table-4.json", "table-4.md",
+    "figure-3.csv", "figure-3.json", "figure-3.md", "figure-3.png", "figure-3.tex",
+    "spread.csv", "spread.json", "spread.md", "spread.tex",
+    "table-1.csv", "table-1.json", "table-1.md", "table-1.tex",
+    "table-3.csv", "table-3.json", "table-3.md", "table-3.tex",
+    "table-4.csv", "table-4.json", "table-4.md", "table-4.tex",
 ]  # fmt: skip
 
 
@@ -51,15 +53,16 @@ def test_every_table_is_printed_and_every_number_is_kept(workplace, capsys):
     printed = capsys.readouterr().out
     for part in (
         "copied first frame (trivial)", "blurred first frame (trivial)",
+        "dilated first frame (trivial)", "eroded first frame (trivial)",
+        "majority of the elastic network (trivial)", "elastic network (trivial)",
+        "ours with 2 experts: samples", "frames of another replica (oracle, 1 of 2)",
         "other replica at the same time (oracle)", "majority of the other frames (oracle)",
         "n = 2 proteins: too few to judge", "other proteins", "0.7028", "its weights",
         "sequence cluster", "secondary structure", "Of five_A there is one replica",
     ):  # fmt: skip
         assert part in printed, part
-    assert sorted(p.name for p in (folder / "out").iterdir() if p.is_file()) == [
-        *OUTPUTS,
-        "times.json",
-    ]
+    written = {p.name for p in (folder / "out").iterdir() if p.is_file()}
+    assert written == {*OUTPUTS, "report.json", "times.json"}
     described = json.loads((folder / "out" / "table-1.json").read_text())
     assert described["proteins"] == ["five_A", "two_A"]
     assert len(described["rows"][0]["values"]["iou"]["two_A"]) == 2

@@ -3,17 +3,23 @@ import math
 import pytest
 import torch
 
-from undula.errors import InputError
+from undula.errors import InputError, UsageError
 from undula.geometry.comparison import intersection_over_union
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import molecular_surface
 from undula.surface.baselines import (
+    SHIFTS,
     Blur,
+    Shifts,
     StaticSurface,
+    TrivialCase,
     averaged,
     best_ellipsoid,
     blurred,
+    distances,
     fitted_blur,
+    fitted_shifts,
+    majority_of_others,
     occupancy,
 )
 
@@ -26,6 +32,15 @@ def lattice():
 def ball(lattice, radius, shift=0.0):
     points = lattice.points() - torch.tensor([shift, 0.0, 0.0])
     return (points.norm(dim=1) < radius).reshape(lattice.shape)
+
+
+def case(lattice, first, *later):
+    """Return a training trajectory of balls by their radii."""
+    return TrivialCase(
+        first=(lattice.points().norm(dim=1) - first).reshape(lattice.shape),
+        later=[ball(lattice, radius) for radius in later],
+        lattice=lattice,
+    )
 
 
 def volume(inside, lattice):
@@ -64,14 +79,46 @@ def test_blurring_removes_what_sticks_out(lattice):
 
 
 def test_the_fitted_blur_prefers_the_cut_that_gives_the_later_size(lattice):
-    grown = fitted_blur([(ball(lattice, 6.0), [ball(lattice, 6.8)], lattice)])
-    shrunk = fitted_blur([(ball(lattice, 6.0), [ball(lattice, 5.4)], lattice)])
+    grown = fitted_blur([case(lattice, 6.0, 6.8)])
+    shrunk = fitted_blur([case(lattice, 6.0, 5.4)])
     assert grown.cut < shrunk.cut
 
 
 def test_the_blur_cannot_be_fitted_without_later_frames(lattice):
     with pytest.raises(InputError, match="at least one later training frame"):
-        fitted_blur([(ball(lattice, 6.0), [], lattice)])
+        fitted_blur([case(lattice, 6.0)])
+
+
+def test_a_dilated_atom_is_a_larger_ball_and_an_eroded_one_a_smaller(lattice):
+    atom = molecular_surface(torch.zeros(1, 3).double(), torch.tensor([3.0]).double(), probe=1.4)
+    away = distances(atom, lattice)
+    for shift in (-0.73, 0.33, 0.97):
+        assert torch.equal(away < shift, ball(lattice, 3.0 + shift))
+    grown = intersection_over_union(away < 0, away < 0.97)
+    assert grown == pytest.approx((3 / 3.97) ** 3, rel=0.03)
+
+
+def test_the_fitted_shifts_are_those_by_which_shapes_grow_and_shrink(lattice):
+    fine = Lattice.covering(torch.full((3,), -8.0).double(), torch.full((3,), 8.0).double(), 0.25)
+    assert fitted_shifts([case(fine, 6.0, 6.5)]) == Shifts(dilated=0.5, eroded=SHIFTS[0])
+    assert fitted_shifts([case(fine, 6.0, 5.3)]) == Shifts(dilated=SHIFTS[0], eroded=0.7)
+    both = fitted_shifts([case(fine, 6.0, 6.3), case(fine, 5.0, 5.3)])
+    assert both.dilated == 0.3
+    with pytest.raises(InputError, match="at least one later training frame"):
+        fitted_shifts([case(fine, 6.0)])
+
+
+def test_a_shift_that_is_none_is_refused():
+    for values in ({"dilated": 0.0}, {"eroded": -0.3}):
+        with pytest.raises(UsageError, match="both shifts should be positive"):
+            Shifts(**values)
+
+
+def test_the_oracle_of_a_frame_is_the_majority_of_the_others(lattice):
+    frames = {0: ball(lattice, 5.0), 4: ball(lattice, 8.0), 7: ball(lattice, 8.0)}
+    assert torch.equal(majority_of_others(frames, 0) < 0, frames[4])
+    # Of two that differ there is no majority: a tie is outside.
+    assert torch.equal(majority_of_others(frames, 4) < 0, frames[0])
 
 
 def test_the_best_ellipsoid_of_an_ellipsoid_is_itself(lattice):

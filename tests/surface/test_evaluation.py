@@ -11,11 +11,14 @@ from undula.surface.evaluation import EvaluationConfig, evaluate, true_meshes
 from undula.surface.forecast import forecast
 from undula.types import Trajectory
 
-CONFIG = EvaluationConfig(spacing=1.0, samples=2000)
+CONFIG = EvaluationConfig(spacing=1.0, samples=2000, members=4)
 TRIVIAL = {
     "copied first frame",
+    "dilated first frame",
+    "eroded first frame",
     "blurred first frame",
     "best ellipsoid",
+    "majority of the elastic network",
     "averaged training frames",
 }
 
@@ -33,6 +36,9 @@ def evaluation(dataset, trained, truth):
 def test_every_trivial_row_stands_beside_the_model(evaluation):
     assert evaluation.kinds["model"] == "model"
     assert {name for name, kind in evaluation.kinds.items() if kind == "trivial"} == TRIVIAL
+    assert {name for name, kind in evaluation.kinds.items() if kind == "oracle"} == {
+        "majority of the other frames"
+    }
     lengths = {len(values) for scores in evaluation.scores.values() for values in scores.values()}
     assert lengths == {3}
 

@@ -19,6 +19,7 @@ from undula.surface.spread import (
     Moments,
     Reliability,
     SampleScores,
+    SizeGap,
     SpreadRow,
     best_deviation,
     covered,
@@ -55,7 +56,7 @@ def evaluation(structure, truth):
     moving = forecast(
         structure, [0.0, 5.0, 25.0, 45.0], Breathing((-0.2, -0.1, 0.1, 0.2)), samples=4
     )
-    return evaluate(moving, truth, EvaluationConfig(spacing=1.0, samples=500))
+    return evaluate(moving, truth, EvaluationConfig(spacing=1.0, samples=500, members=4))
 
 
 @pytest.mark.parametrize("count", [2, 3, 20])
@@ -147,9 +148,10 @@ def test_the_brier_score_is_the_mean_square_error_over_frames(draw):
         samples=2,
         rows=(row,),
         ranks=[0, 0, 0],
-        coverage={},
         occupancy=frames.double().mean(dim=0),
         mobility=torch.zeros(3, dtype=torch.float64),
+        volumes=[1.0],
+        areas=[1.0],
     )
     direct = (told - frames.double()).square().mean()
     assert scores.brier(row) == pytest.approx(float(direct))
@@ -251,8 +253,93 @@ def test_the_blurred_row_is_a_distance_and_a_probability(evaluation):
     assert 0.02 < float((blurred.occupancy * (1 - blurred.occupancy)).mean()) < 0.25
 
 
-def test_a_forecast_without_samples_has_no_sample_scores(structure, truth):
-    config = EvaluationConfig(spacing=1.5, samples=200)
-    for times, samples in ([5.0], 0), ([0.0], 4):
-        moving = forecast(structure, times, Breathing(), samples=samples)
-        assert evaluate(moving, truth, config).samples is None
+def test_a_forecast_without_samples_is_scored_without_them(structure, truth):
+    config = EvaluationConfig(spacing=1.5, samples=200, members=3)
+    found = evaluate(forecast(structure, [5.0], Breathing(), samples=0), truth, config).samples
+    assert found.samples == 0
+    assert found.ranks == []
+    assert found.rows[0].name == "typical surface"
+    assert SAMPLES not in {row.name for row in found.rows}
+
+
+def test_at_time_zero_there_is_nothing_to_score(structure, truth):
+    config = EvaluationConfig(spacing=1.5, samples=200, members=3)
+    moving = forecast(structure, [0.0], Breathing(), samples=4)
+    assert evaluate(moving, truth, config).samples is None
+
+
+def test_half_as_a_probability_has_the_brier_score_of_a_quarter():
+    inside = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    scores = SampleScores(
+        times_ps=(1.0,),
+        samples=0,
+        rows=(),
+        ranks=[],
+        occupancy=inside,
+        mobility=inside,
+        volumes=[1.0],
+        areas=[1.0],
+    )
+    for told, expected in ((inside, 0.0), (torch.full_like(inside, 0.5), 0.25), (1 - inside, 1.0)):
+        row = SpreadRow(name="x", kind="model", occupancy=told)
+        assert scores.measures(row)["occupancy_brier"] == expected
+
+
+def test_the_rmsf_of_a_ball_is_the_deviation_of_its_radius(draw):
+    radii = 5.0 + 0.4 * draw(50)
+    on = 5.0 * torch.nn.functional.normalize(draw(20, 3), dim=1)
+    courses, members = Moments(), Moments()
+    for radius in radii:
+        courses.add((on.norm(dim=1) - radius)[None])
+    members.add(on.norm(dim=1)[None] - radii[:, None])
+    expected = radii.std(correction=0).expand(20)
+    torch.testing.assert_close(courses.deviation, expected)
+    torch.testing.assert_close(courses.pooled, expected)
+    torch.testing.assert_close(members.pooled, expected)
+    assert members.deviation.max() < 1e-6  # one moment of many courses has no course
+
+
+def test_a_shifted_distribution_of_sizes_is_a_shift_away():
+    true = [4000.0, 4050.0, 4100.0]
+    gap = SizeGap.of([size + 40.5 for size in true], true)
+    assert gap.distance == pytest.approx(40.5)
+    assert gap.relative == pytest.approx(0.01)
+    assert gap.mean == pytest.approx(4090.5)
+    assert gap.deviation == pytest.approx(np.std(true))
+    single = SizeGap.of([4050.0], true)
+    assert single.distance == pytest.approx(100 / 3)
+
+
+def test_every_row_with_a_surface_has_volume_and_area(evaluation):
+    scores = evaluation.samples
+    rows = {row.name: row for row in scores.rows}
+    for name, count in ((SAMPLES, 12), ("typical surface", 3), ("copied first frame", 1)):
+        assert len(rows[name].volumes) == len(rows[name].areas) == count
+    volumes = [rows[f"{what} first frame"].volumes[0] for what in ("eroded", "copied", "dilated")]
+    assert volumes == sorted(volumes)
+    assert len(set(volumes)) == 3
+    assert min(rows[SAMPLES].volumes) < volumes[1] < max(rows[SAMPLES].volumes)
+    assert rows["Gaussian network"].volumes is None
+    assert scores.volume_gap(rows["Gaussian network"]) is None
+
+
+def test_the_elastic_network_is_scored_as_samples_are(evaluation):
+    rows = {row.name: row for row in evaluation.samples.rows}
+    network, samples = rows["elastic network"], rows[SAMPLES]
+    assert network.kind == "trivial"
+    assert network.members == 4
+    found = evaluation.samples.measures(network)
+    assert found.keys() == evaluation.samples.measures(samples).keys()
+    assert 0 < found["coverage_50"] < found["coverage_90"] < 1
+    assert 0.1 < found["rmsf_angstrom"] < 3
+    assert np.mean(network.crps) < np.mean(rows["copied first frame"].crps)
+
+
+def test_the_dilated_row_is_the_copied_one_moved_out(evaluation):
+    rows = {row.name: row for row in evaluation.samples.rows}
+    copied, dilated, eroded = (
+        rows[f"{what} first frame"] for what in ("copied", "dilated", "eroded")
+    )
+    assert bool((dilated.occupancy >= copied.occupancy).all())
+    assert bool((eroded.occupancy <= copied.occupancy).all())
+    assert np.mean(dilated.crps) == pytest.approx(np.mean(copied.crps), abs=0.2)

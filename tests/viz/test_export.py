@@ -64,9 +64,11 @@ def test_exported_meshes_carry_the_spread(structure, tmp_path):
 def test_an_evaluation_of_samples_writes_their_table_and_their_figure(structure, peptide, tmp_path):
     surface = forecast(structure, [5.0, 25.0, 45.0], Breathing(), spacing=1.5, samples=4)
     truth = load_trajectory(structure, peptide[1])
-    evaluation = evaluate(surface, truth, EvaluationConfig(spacing=1.5, samples=200))
+    evaluation = evaluate(surface, truth, EvaluationConfig(spacing=1.5, samples=200, members=4))
     table = write_evaluation(surface, evaluation, tmp_path)
-    (appendix,) = table.appendices
+    appendix, sizes = table.appendices
+    assert (tmp_path / "sizes.csv").read_text() == sizes.csv()
+    assert "(oracle)" in (tmp_path / "scores.tex").read_text()
     assert appendix.title in table.terminal()
     assert appendix.title in (tmp_path / "scores.md").read_text()
     values = json.loads((tmp_path / "evaluation.json").read_text())["samples"]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from undula.cli.options import parse_values, parser
+from undula.cli.options import made, parse_values, parser
 from undula.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from undula.motion.studies.protocol import MotionProtocol, MotionRow, Opened
-    from undula.motion.studies.runs import MotionTraining
+    from undula.motion.studies.runs import MotionFitting, MotionTraining
     from undula.surface.studies.protocol import Protocol, StudyRow
     from undula.surface.studies.runs import Training
 
@@ -83,7 +83,7 @@ def read_protocol(name: str) -> Protocol:
     path = bundled_or_file("protocols", name)
     p = parser("evaluate --protocol", "A study.")
     p.add_class_arguments(Protocol, as_group=False)
-    return Protocol(**vars(p.instantiate(parse_values(p, read_yaml(path), str(path)))))
+    return made(Protocol, p, parse_values(p, read_yaml(path), str(path)), str(path))
 
 
 def read_motion_protocol(name: str) -> MotionProtocol:
@@ -93,7 +93,7 @@ def read_motion_protocol(name: str) -> MotionProtocol:
     path = bundled_or_file("protocols", name)
     p = parser("evaluate --protocol", "A study of moving atoms.")
     p.add_class_arguments(MotionProtocol, as_group=False)
-    return MotionProtocol(**vars(p.instantiate(parse_values(p, read_yaml(path), str(path)))))
+    return made(MotionProtocol, p, parse_values(p, read_yaml(path), str(path)), str(path))
 
 
 def protocol_kind(name: str) -> str:
@@ -135,7 +135,7 @@ def training(
     p: ArgumentParser = parser(place, "A training.")
     p.add_class_arguments(TrainConfig, as_group=False)
     values = merged(read_yaml(preset_file(preset)), changes) | {"data": ["-"], "out": "-"}
-    config = TrainConfig(**vars(p.instantiate(parse_values(p, values, place))))
+    config = made(TrainConfig, p, parse_values(p, values, place), place)
     asked = config.mixture
     if asked is None:
         raise UsageError(f"{place}: the preset {preset} serves its training proteins alone")
@@ -157,8 +157,52 @@ def row_training(
     return training(row.preset, row.set, place=place, seed=seed, steps=steps, validation=validation)
 
 
+def motion_contender(
+    row: MotionRow, system: Opened, seed: int, steps: int | None, *, until_plateau: bool = False
+) -> MotionTraining | MotionFitting:
+    """Resolve a row of a protocol of moving atoms on a system, trained or not.
+
+    Args:
+        row: What it changes in the preset of the system, or of its kind and the system.
+        system: Its preset, and what it changes itself.
+        seed: Of a training.
+        steps: In place of those of the configuration, if given.
+        until_plateau: Whether trainings go on until they no longer get better.
+
+    Raises:
+        UsageError: See `motion_training`.
+    """
+    from undula.motion.catalog import FITTED_KINDS
+    from undula.motion.studies.runs import MotionFitting
+
+    kind = FITTED_KINDS.get(row.model)
+    if kind is None:
+        training = motion_training(row, system, seed, steps)
+        return training.until_plateau() if until_plateau else training
+    place = f"row {row.name} on {system.name}"
+    p: ArgumentParser = parser(place, "A forecaster that is fitted in each window.")
+    p.add_class_arguments(kind.settings, as_group=False)
+    values = merged(read_yaml(_row_preset(row, system)), row.set)
+    settings: Any = made(kind.settings, p, parse_values(p, values, place), place)
+    return MotionFitting(kind=kind, settings=settings)
+
+
+def _row_preset(row: MotionRow, system: Opened) -> Path:
+    """Return the file that a row starts from on a system.
+
+    Raises:
+        UsageError: There is none.
+    """
+    usual = system.asked.preset
+    name = row.preset or (usual if row.model == "domino" else f"{row.model}/{usual}")
+    path = Path(str(resources.files("undula"))) / "presets" / f"{name}.yaml"
+    if not path.is_file():
+        raise UsageError(f"row {row.name} on {system.name}: there is no preset {name}")
+    return path
+
+
 def motion_training(row: MotionRow, system: Opened, seed: int, steps: int | None) -> MotionTraining:
-    """Resolve a row of a protocol of moving atoms on a system.
+    """Resolve a row of a protocol of moving atoms that is trained.
 
     Args:
         row: What it changes in the system's preset.
@@ -167,35 +211,34 @@ def motion_training(row: MotionRow, system: Opened, seed: int, steps: int | None
         steps: In place of those of the configuration, if given.
 
     Raises:
-        UsageError: There is no such preset or key; the preset is none of moving atoms; it sees
-            more frames than the system has, or does not reach its horizon.
+        UsageError: There is no such preset or key; the preset is of another kind of model; it
+            sees more frames than the system has, or does not reach its horizon.
     """
-    from undula.config import TrainConfig, preset_file
+    from undula.config import TrainConfig
     from undula.motion.studies.runs import MotionTraining
 
     place, asked = f"row {row.name} on {system.name}", system.asked
     p: ArgumentParser = parser(place, "A training.")
     p.add_class_arguments(TrainConfig, as_group=False)
-    base = merged(read_yaml(preset_file(row.preset or asked.preset)), asked.set)
-    values = merged(base, row.set) | {"data": ["-"], "out": "-"}
-    config = TrainConfig(**vars(p.instantiate(parse_values(p, values, place))))
-    found = config.motion
-    if found is None:
-        raise UsageError(f"{place}: the preset {config.preset} is none of moving atoms")
-    if found.batch.observed > asked.window:
+    base = read_yaml(_row_preset(row, system))
+    changed = asked.set if row.model == "domino" else {}
+    values = merged(merged(base, changed), row.set) | {"data": ["-"], "out": "-"}
+    config = made(TrainConfig, p, parse_values(p, values, place), place)
+    if config.of_atoms is None or config.of_atoms[0].name != row.model:
+        raise UsageError(f"{place}: the preset {config.preset} is none of {row.model}")
+    kind, settings = config.of_atoms
+    if settings.batch.observed > asked.window:
         raise UsageError(
-            f"{place}: batch.observed is {found.batch.observed}, the system's window {asked.window}"
+            f"{place}: batch.observed is {settings.batch.observed}, the system's window "
+            f"{asked.window}"
         )
-    if found.model.levels.horizon < asked.horizon:
+    if settings.horizon < asked.horizon:
         raise UsageError(
-            f"{place}: levels.horizon is {found.model.levels.horizon}, the system's {asked.horizon}"
+            f"{place}: the horizon is {settings.horizon}, the system's {asked.horizon}"
         )
-    changed = {} if steps is None else _shortened(config.fit, steps)
+    shorter = {} if steps is None else _shortened(config.fit, steps)
     return MotionTraining(
-        model=found.model,
-        loss=found.loss,
-        batch=found.batch,
-        fit=replace(config.fit, seed=seed, **changed),
+        kind=kind, settings=settings, fit=replace(config.fit, seed=seed, **shorter)
     )
 
 

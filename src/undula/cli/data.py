@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from undula.cli.options import parse, parser
+from undula.cli.options import parse, parser, seed
 from undula.errors import InputError, UsageError
 
 ACTIONS = {
@@ -133,7 +133,7 @@ def _split(words: Sequence[str]) -> int:
         "--counts", nargs=3, type=int, required=True, help="of training, validation and test"
     )
     p.add_argument("-o", "--out", required=True, help="the split file to write")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=seed, default=0)
     p.add_argument(
         "--rule",
         choices=["families", "singletons"],

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from undula.cli.options import flush_denormals, parse, parser
-from undula.errors import UsageError
+from undula.cli.options import STRICT, flush_denormals, parse, parser, seed
+from undula.errors import Notice, UsageError
+from undula.notices import merged, refuse, tell, write_report
 
 if TYPE_CHECKING:
     from undula.surface.studies.protocol import Protocol
+    from undula.types import Structure, Trajectory
 
 
 def run(words: Sequence[str]) -> int:
@@ -61,7 +63,8 @@ def _run_result(words: Sequence[str]) -> int:
     )
     p.add_argument("--samples", type=int, default=20_000, help="per mesh, for the distances")
     p.add_argument("--spacing", type=float, default=1.0, help="of the lattice for IoU, Å")
-    p.add_argument("--seed", type=int, default=0, help="of the samples")
+    p.add_argument("--seed", type=seed, default=0, help="of the samples")
+    p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parse(p, words)
 
@@ -69,39 +72,58 @@ def _run_result(words: Sequence[str]) -> int:
 
     if holds_atoms(Path(options.result)):
         return _run_atoms(options)
-    from undula.io.trajectories import load_trajectory
     from undula.surface.evaluation import EvaluationConfig, evaluate
     from undula.surface.forecast import MovingSurface
     from undula.viz.export import write_evaluation
 
     flush_denormals()
     moving = MovingSurface.load(Path(options.result))
-    truth = load_trajectory(options.topology or moving.structure, Path(options.truth))
+    truth = _truth(options, moving.structure)
     config = EvaluationConfig(samples=options.samples, spacing=options.spacing, seed=options.seed)
     evaluation = evaluate(moving, truth, config)
+    evaluation = replace(evaluation, notices=_told(options, truth, evaluation.notices))
     table = write_evaluation(moving, evaluation, Path(options.result))
-    for notice in evaluation.notices:
-        print(f"notice: {notice}", file=sys.stderr)
     print(json.dumps(table.as_dict(), indent=1) if options.json else table.terminal())
     return 0
 
 
 def _run_atoms(options: Namespace) -> int:
     """Score a forecast of atoms; write table, plot and a page that shows truth beside forecast."""
-    from undula.io.trajectories import load_trajectory
     from undula.motion.forecast import MovingAtoms
     from undula.motion.forecast_scores import evaluate_atoms
     from undula.viz.atoms_export import write_atom_evaluation
 
     folder = Path(options.result)
     moving = MovingAtoms.load(folder)
-    truth = load_trajectory(options.topology or moving.system.structure, Path(options.truth))
+    truth = _truth(options, moving.system.structure)
     evaluation = evaluate_atoms(moving, truth)
+    evaluation = replace(evaluation, notices=_told(options, truth, evaluation.notices))
     table = write_atom_evaluation(moving, evaluation, folder)
-    for notice in evaluation.notices:
-        print(f"notice: {notice}", file=sys.stderr)
     print(json.dumps(table.as_dict(), indent=1) if options.json else table.terminal())
     return 0
+
+
+def _truth(options: Namespace, structure: Structure) -> Trajectory:
+    """Read the truth, of the forecast's atoms unless a topology names others."""
+    from undula.io.trajectories import check_moves, load_trajectory
+
+    truth = load_trajectory(options.topology or structure, Path(options.truth))
+    check_moves(Path(options.truth), truth.positions)
+    refuse(_of(options, truth, ()), strict=options.strict)
+    return truth
+
+
+def _told(options: Namespace, truth: Trajectory, notices: Sequence[Notice]) -> tuple[Notice, ...]:
+    """Tell all notices of an evaluation, those of the truth's topology among them."""
+    found = _of(options, truth, notices)
+    refuse(found, strict=options.strict)
+    tell(found)
+    return found
+
+
+def _of(options: Namespace, truth: Trajectory, notices: Sequence[Notice]) -> tuple[Notice, ...]:
+    topology = truth.structure.notices if options.topology else ()
+    return tuple(merged([*topology, *truth.notices, *notices]))
 
 
 def _run_study(words: Sequence[str]) -> int:
@@ -121,6 +143,7 @@ def _run_study(words: Sequence[str]) -> int:
     p.add_argument("--only", nargs="+", default=[], help="rows to take; by default all")
     p.add_argument("--frames", type=int, help="scored per trajectory, in place of the protocol's")
     p.add_argument("--ecod", help="ECOD's domain file, for its classes in the table of experts")
+    p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     options = parse(p, words)
 
@@ -133,7 +156,10 @@ def _run_study(words: Sequence[str]) -> int:
 
     flush_denormals()
     protocol = _changed(read_protocol(options.protocol), options)
-    chosen = roles(protocol.proteins, [open_dataset(Path(folder)) for folder in options.data])
+    datasets = [open_dataset(Path(folder), verify=True) for folder in options.data]
+    told = [notice for dataset in datasets for notice in dataset.notices]
+    refuse(told, strict=options.strict)
+    chosen = roles(protocol.proteins, datasets)
     out = Path(options.out)
     study = run_study(
         protocol,
@@ -146,6 +172,7 @@ def _run_study(words: Sequence[str]) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     text, values = write_study(study, out, None if options.ecod is None else Path(options.ecod))
+    write_report(out, [*told, *_left_out(study.skipped)], protocol=protocol.name)
     print(json.dumps(values, indent=1) if options.json else text)
     return 6 if study.skipped else 0
 
@@ -170,12 +197,19 @@ def _run_motion_study(words: Sequence[str]) -> int:
     p.add_argument("--seeds", nargs="+", type=int, help="in place of the protocol's")
     p.add_argument("--steps", type=int, help="of every training, in place of the presets'")
     p.add_argument(
+        "--until-plateau",
+        action="store_true",
+        help="go on with every training, in cycles of its steps, until one improves the "
+        "validation too little",
+    )
+    p.add_argument(
         "--only", nargs="+", default=[], help='rows to take, "trivial" for no model; by default all'
     )
+    p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     options = parse(p, words)
 
-    from undula.cli.configured import motion_training, read_motion_protocol
+    from undula.cli.configured import motion_contender, read_motion_protocol
     from undula.learn.progress import progress_on
     from undula.motion.studies.protocol import opened
     from undula.motion.studies.study import run_motion_study
@@ -185,10 +219,17 @@ def _run_motion_study(words: Sequence[str]) -> int:
     protocol = read_motion_protocol(options.protocol)
     protocol = replace(protocol, seeds=options.seeds or protocol.seeds)
     folders = _system_folders(options.data, options.systems)
+    systems = opened(protocol, folders)
+    for system in systems:
+        system.source.verify()
+    told = [notice for system in systems for notice in system.source.notices]
+    refuse(told, strict=options.strict)
     study = run_motion_study(
         protocol,
-        opened(protocol, folders),
-        lambda row, system, seed: motion_training(row, system, seed, options.steps),
+        systems,
+        lambda row, system, seed: motion_contender(
+            row, system, seed, options.steps, until_plateau=options.until_plateau
+        ),
         runs=Path(options.runs),
         out=Path(options.out),
         only=options.only,
@@ -196,8 +237,17 @@ def _run_motion_study(words: Sequence[str]) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     text, values = write_motion_study(study, Path(options.out), Path(options.runs))
+    write_report(Path(options.out), [*told, *_left_out(study.skipped)], protocol=protocol.name)
     print(json.dumps(values, indent=1) if options.json else text)
     return 6 if study.skipped else 0
+
+
+def _left_out(skipped: Mapping[str, str]) -> list[Notice]:
+    """Return a notice for each row of a study that failed."""
+    return [
+        Notice(code="row-skipped", message=f"this row was left out: {why}", place=name)
+        for name, why in skipped.items()
+    ]
 
 
 def _system_folders(data: Sequence[str], systems: Sequence[str] | None) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,9 +10,21 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from undula import units
-from undula.cli.options import STRUCTURE_OPTIONS, flush_denormals, parse, parser
+from undula.cli.options import (
+    MEMORY_LIMIT,
+    STRICT,
+    STRUCTURE_OPTIONS,
+    flush_denormals,
+    parse,
+    parser,
+    seed,
+    tell_estimate,
+)
 from undula.data.bundled import models, motion_models
-from undula.errors import InputError, UsageError
+from undula.errors import InputError, Notice, UsageError
+from undula.estimates import asked_bytes, memory_limit, with_less
+from undula.locks import claimed
+from undula.notices import refuse, tell
 
 FORMATS = ("html", "ply")
 ATOM_FORMATS = ("html", "xtc", "pdb")
@@ -29,6 +40,7 @@ def run(words: Sequence[str]) -> int:
     """Forecast the moving surface of a structure, or the atoms after a window, and export it."""
     p = _parser()
     options = parse(p, words)
+    asked_bytes(options.memory_limit)
     atoms = options.window is not None
     _check_kind(options, atoms=atoms)
     known = ATOM_FORMATS if atoms else FORMATS
@@ -41,9 +53,10 @@ def run(words: Sequence[str]) -> int:
     if options.samples == 1:
         raise UsageError("one sample has no spread; draw at least 2, or 0 for the mean alone")
     flush_denormals()
-    if atoms:
-        return _forecast_atoms(options, formats, times_ps)
-    return _forecast_surface(options, formats, times_ps)
+    with claimed(Path(options.out)):
+        if atoms:
+            return _forecast_atoms(options, formats, times_ps)
+        return _forecast_surface(options, formats, times_ps)
 
 
 def _parser() -> ArgumentParser:
@@ -81,7 +94,7 @@ def _parser() -> ArgumentParser:
         f"uncertainty (default: {SAMPLES} of a surface model that can, 0 of one that cannot; "
         f"{ATOM_SAMPLES} futures of atoms)",
     )
-    p.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
+    p.add_argument("--seed", type=seed, default=0, help="of the samples (default: 0)")
     p.add_argument("--spacing", type=float, default=1.0, help="of the meshes, Å (default: 1)")
     p.add_argument("--level", type=float, default=0.0, help="of the level set, Å (default: 0)")
     p.add_argument(
@@ -99,6 +112,8 @@ def _parser() -> ArgumentParser:
         help="for surfaces html, ply or both (default: html), for atoms some of html,xtc,pdb "
         "(default: html,xtc)",
     )
+    p.add_argument("--memory-limit", **MEMORY_LIMIT)
+    p.add_argument("--strict", **STRICT)
     for flag, options in STRUCTURE_OPTIONS.items():
         kept = {"default": None, "help": f"{options['help']}; with --window: keep"}
         all_atoms = flag in ("--hydrogens", "--heterogens")
@@ -116,7 +131,7 @@ def _check_kind(options: Namespace, *, atoms: bool) -> None:
 
 def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[float]) -> int:
     from undula.io.structures import load_structure
-    from undula.surface.forecast import forecast
+    from undula.surface.forecast import MovingSurface, forecast
     from undula.surface.trained_mixture import load_trained
     from undula.viz.export import export
 
@@ -128,6 +143,7 @@ def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[flo
         heterogens=options.heterogens or "drop",
         length_unit=options.length_unit,
     )
+    refuse(structure.notices, strict=options.strict)
     trained = load_trained(_model(options.model or "any", models()))
     samples = options.samples
     if samples is None:
@@ -139,10 +155,19 @@ def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[flo
         spacing=options.spacing,
         samples=samples,
         seed=options.seed,
+        memory_limit=options.memory_limit,
     )
-    notices = export(moving, Path(options.out), formats=formats, level=options.level)
-    for notice in [*moving.notices, *notices]:
-        print(f"notice: {notice}", file=sys.stderr)
+    tell_estimate(moving.expected)
+
+    def exported(which: MovingSurface) -> list[Notice]:
+        return export(
+            which, Path(options.out), formats=formats, level=options.level, strict=options.strict
+        )
+
+    notices = with_less(
+        lambda: exported(moving), lambda: exported(moving.smaller()), moving.what_fits
+    )
+    tell([*moving.notices, *notices])
     drawn = f", {samples} samples" if samples else ""
     print(f"{options.out}: {structure.name} at {len(times_ps)} times{drawn}")
     return 0
@@ -151,7 +176,8 @@ def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[flo
 def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float]) -> int:
     from undula.io.kinds import molecular_system
     from undula.io.structures import load_structure
-    from undula.motion.forecast import bundled_for, check_system, forecast_atoms
+    from undula.motion.estimates import estimate, fitted
+    from undula.motion.forecast import bundled_for, check_system, forecast_atoms, sized
     from undula.motion.observed import load_window
     from undula.motion.trained import TrainedMotion
     from undula.viz.atoms_as_surface import (
@@ -182,16 +208,30 @@ def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float
         Path(options.window),
         frame_ps=trained.climatology.frame_ps,
         last=trained.climatology.observed if options.last is None else options.last,
+        memory_limit=asked_bytes(options.memory_limit),
     )
+    refuse(window.notices, strict=options.strict)
     if options.surface:
         check_outside(window.system, boxed=window.box is not None)
     samples = ATOM_SAMPLES if options.samples is None else options.samples
-    moving = forecast_atoms(window, times_ps, trained, samples=samples, seed=options.seed)
-    notices = export_atoms(moving, Path(options.out), formats=formats, wrap=options.wrap)
+    seen = window.last(trained.climatology.observed)
+    size = sized(seen, trained, len(times_ps), samples)
+    limit = memory_limit(asked_bytes(options.memory_limit))
+    tell_estimate(estimate(fitted(size, limit, structure.name)))
+    moving = forecast_atoms(
+        window,
+        times_ps,
+        trained,
+        samples=samples,
+        seed=options.seed,
+        memory_limit=options.memory_limit,
+    )
+    notices = export_atoms(
+        moving, Path(options.out), formats=formats, wrap=options.wrap, strict=options.strict
+    )
     if options.surface:
         write_surface(moving, Path(options.out) / SURFACE_PAGE, SurfaceConfig())
-    for notice in [*moving.notices, *notices]:
-        print(f"notice: {notice}", file=sys.stderr)
+    tell([*moving.notices, *notices])
     drawn = f", {samples} samples" if samples else ""
     print(
         f"{options.out}: {len(structure)} atoms of {structure.name} at {len(times_ps)} times after "

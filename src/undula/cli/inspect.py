@@ -1,4 +1,4 @@
-"""``undula inspect``: what is in a file, what would be used, dropped or assumed."""
+"""``undula inspect``: what is in a file or a folder, what would be used, dropped or assumed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,35 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from undula.cli.options import parse, parser
+from undula.cli.options import STRICT, parse, parser
+from undula.notices import refuse
 
 
 def run(words: Sequence[str]) -> int:
     """Inspect files; the first one that cannot serve ends the command with exit code 3."""
     p = parser("inspect", "Say what is in files and what undula would use, drop or assume.")
-    p.add_argument("files", nargs="+", help="structures or trajectories")
+    p.add_argument(
+        "files",
+        nargs="+",
+        help="structures, trajectories, data sets, recordings, runs, results, weights, YAML files",
+    )
     p.add_argument("--for", dest="purpose", choices=["surface", "motion"], help="exit 3 if unfit")
     p.add_argument("--topology", help="structure file that names the atoms of a trajectory")
+    p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON")
     options = parse(p, words)
 
-    from undula.io.inspection import inspect
+    from undula.cli.stored import Stored, inspect_stored, is_stored
+    from undula.io.inspection import Inspection, inspect
 
     topology = Path(options.topology) if options.topology else None
-    found = [inspect(Path(f), purpose=options.purpose, topology=topology) for f in options.files]
+    found: list[Inspection | Stored] = []
+    for path in map(Path, options.files):
+        if is_stored(path):
+            found += inspect_stored(path, options.purpose)
+        else:
+            found.append(inspect(path, purpose=options.purpose, topology=topology))
+    refuse([notice for one in found for notice in one.notices], strict=options.strict)
     if options.json:
         print(json.dumps([inspection.as_dict() for inspection in found], indent=1))
     else:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
+import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import undula
-from undula.errors import UndulaError
+from undula.cli.stopping import Stopped, stoppable
+from undula.cli.streams import settle_streams, silence_stdout
+from undula.errors import MachineError, UndulaError, UsageError
 
 VERBS = {
     "demo": "bundled protein and weights -> undula-demo/index.html, no network",
@@ -46,57 +51,115 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Words after ``undula``; by default those of the process.
     """
+    if argv is None:
+        settle_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not words or words[0] in ("-h", "--help", "help"):
-            print(USAGE)
-            return 0
-        if words[0] == "--version":
-            print(undula.__version__)
-            return 0
-        if words[0] not in VERBS:
-            from difflib import get_close_matches
-
-            near = get_close_matches(words[0], VERBS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; undula --help lists the commands"
-            print(f"undula: there is no command {words[0]}{hint}", file=sys.stderr)
-            return 2
-        _cache_for_kernels()
-        # Threads that wait by spinning make everything many times slower on a busy machine.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        module = importlib.import_module(f"undula.cli.{words[0]}")
-        code = module.run(words[1:])
+        with stoppable():
+            code = _run(words)
         sys.stdout.flush()
-        return int(code or 0)
+        return code
     except UndulaError as error:
         print(f"undula: {error}", file=sys.stderr)
+        if error.exit_code in (130, 143):
+            print(_again(words), file=sys.stderr)
         return error.exit_code
+    except Stopped as stop:
+        print(
+            f"undula: stopped by {signal.Signals(stop.signal_number).name}; finished files are "
+            "whole and stay",
+            file=sys.stderr,
+        )
+        print(_again(words), file=sys.stderr)
+        return 128 + stop.signal_number
     except KeyboardInterrupt:
         print("undula: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if argv is None:
+            silence_stdout()
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"undula: {place}{error.strerror or error}", file=sys.stderr)
+        return MachineError.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"undula: there is too little memory ({_first_line(error)})", file=sys.stderr)
+        return MachineError.exit_code
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run the verb, or tell what there is."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
         return 0
+    if words[0] == "--version":
+        print(undula.__version__)
+        return 0
+    if words[0] not in VERBS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(words[0], VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; undula --help lists the commands"
+        raise UsageError(f"there is no command {words[0]}{hint}")
+    _cache_for_kernels()
+    # Threads that wait by spinning make everything many times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    module = importlib.import_module(f"undula.cli.{words[0]}")
+    return int(module.run(words[1:]) or 0)
+
+
+def _again(words: Sequence[str]) -> str:
+    """Return how a command that was stopped goes on."""
+    return f"undula: the same command goes on: {shlex.join(['undula', *words])}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; torch says so in words, and on a GPU by a class of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _cache_for_kernels() -> None:
-    """Let numba keep compiled kernels where it may write, before anything imports it."""
+    """Let numba keep compiled kernels where it may write, before anything imports it.
+
+    What lies there is run: a folder that others may write is not taken.
+    """
     if "NUMBA_CACHE_DIR" in os.environ:
         return
     root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME")
     choices = (
-        [Path(root) / (".cache" if "XDG_CACHE_HOME" not in os.environ else "")] if root else []
+        [Path(root) / (".cache" if "XDG_CACHE_HOME" not in os.environ else "") / "undula"]
+        if root
+        else []
     )
-    choices.append(Path(tempfile.gettempdir()))
+    choices.append(Path(tempfile.gettempdir()) / f"undula-{os.getuid()}")
     for choice in choices:
-        folder = choice / "undula" / "kernels"
+        folder = choice / "kernels"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            choice.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if _is_ours(choice) and _is_ours(folder) and os.access(folder, os.W_OK):
+                os.environ["NUMBA_CACHE_DIR"] = str(folder)
+                return
         except OSError:
             continue
-        if os.access(folder, os.W_OK):
-            os.environ["NUMBA_CACHE_DIR"] = str(folder)
-            return
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a folder belongs to this user, and nobody else may write there."""
+    found = folder.lstat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & others
+    )
 
 
 if __name__ == "__main__":

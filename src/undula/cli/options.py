@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from undula.errors import UsageError
+from undula.estimates import Estimate
+
+# A value of a configuration may name a class (class_path), and jsonargparse would import its
+# module and make it. No module but ours is imported, and what may be any value stays a value.
+set_parsing_settings(
+    import_path_denylist=["*"],
+    import_path_allowlist=["undula"],
+    instantiate_subclass_spec_in_any=False,
+)
 
 STRUCTURE_OPTIONS: dict[str, dict[str, Any]] = {
     "--chain": {"help": "chains to keep, comma-separated (all protein chains by default)"},
@@ -28,6 +38,36 @@ STRUCTURE_OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """Flags of every command that reads a structure."""
+STRICT: dict[str, Any] = {
+    "action": "store_true",
+    "help": "take nothing that is dropped, assumed or guessed: exit 3, and write nothing",
+}
+"""The flag that turns notices into errors."""
+_KEY = re.compile(r"""Parser key ["']([\w.]+)["']:""")
+_CLASS_NAMED = re.compile(
+    r"(?:Importing|Subclasses are disabled for \w+, thus) '([\w.]+)' is not.*", re.DOTALL
+)
+Made = TypeVar("Made")
+
+
+def seed(text: str | int) -> int:
+    """Read a seed: a whole number that every source of chance takes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"a seed is a whole number from 0 to 2⁶³ − 1, not {text}")
+    return number
+
+
+MEMORY_LIMIT: dict[str, Any] = {
+    "metavar": "SIZE",
+    "help": "of the whole process, such as 4GiB: work is cut to fit, or refused with what fits "
+    "(default: what the machine has left)",
+}
+"""The flag ``--memory-limit``."""
 
 
 def parser(verb: str, description: str) -> ArgumentParser:
@@ -47,7 +87,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
 
     try:
         return parser.parse_args(list(words))
-    except ArgumentError as error:
+    except (ArgumentError, ImportError) as error:  # Of a class that a value may not name.
         raise UsageError(_sentence(parser, str(error))) from error
 
 
@@ -66,9 +106,33 @@ def parse_values(parser: ArgumentParser, values: dict[str, Any], place: str) -> 
 
     try:
         return parser.parse_object(values)
-    except (ArgumentError, UsageError) as error:
+    except (ArgumentError, ImportError, UsageError) as error:
         said = _sentence(parser, str(error)).removeprefix(f"{parser.prog}: ")
         raise UsageError(f"{place}: {said}") from error
+
+
+def made(kind: type[Made], parser: ArgumentParser, options: Namespace, place: str = "") -> Made:
+    """Make the dataclass that parsed options describe.
+
+    Args:
+        kind: The dataclass whose keys the parser was given.
+        parser: Knows the keys.
+        options: What `parse` or `parse_values` returned.
+        place: Where the values stand, for the message.
+
+    Raises:
+        UsageError: A value that cannot be meant.
+    """
+    try:
+        return kind(**vars(parser.instantiate(options)))
+    except (ValueError, TypeError, OverflowError, UsageError) as error:
+        raise UsageError(f"{place or parser.prog}: {_reason(str(error))}") from error
+
+
+def tell_estimate(estimate: Estimate | None) -> None:
+    """Say what a command is about to take, where that is known."""
+    if estimate is not None:
+        print(f"estimate: {estimate}", file=sys.stderr)
 
 
 def flush_denormals() -> None:
@@ -87,17 +151,40 @@ def _sentence(parser: ArgumentParser, message: str) -> str:
     found = re.search(
         r"[Uu]nrecognized arguments?:? -*([\w.\-]+)|[Kk]ey [\"']?([\w.\-]+)[\"']? is not expected"
         r"|Option '([\w.\-]+)' is not accepted"
+        r"|does not accept option [\"']([\w.\-]+)[\"']"
         r"|does not accept nested key [\"']([\w.\-]+)[\"']|No action for key [\"']([\w.\-]+)[\"']",
         text,
     )
     if not found:
-        return f"{parser.prog}: {text}"
+        return f"{parser.prog}: {_reason(message)}"
     name = next(group for group in found.groups() if group)
     near = get_close_matches(name.replace("-", "_"), set(known), n=1) or get_close_matches(
         name.split(".")[-1].replace("-", "_"), set(known), n=1
     )
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{parser.prog}: there is no option {name}{hint}"
+
+
+def _reason(message: str) -> str:
+    """Return what is wrong in a message that lists every type a value is not of."""
+    reasons = [""]
+    for line in (one.strip() for one in message.replace("error: ", "").splitlines()):
+        if line.startswith("- "):
+            reasons.append(line[2:])
+        elif not line.startswith(("Subtypes:", "Errors:", "Given value")):
+            reasons[-1] += f" {line}"
+    place = ""
+    for reason in reasons:
+        for key in _KEY.findall(reason):
+            place = key if not place or key.startswith(f"{place}.") else f"{place}.{key}"
+        text = re.sub(r"Problem with given class_path '[\w.]+':", "", _KEY.sub("", reason)).strip()
+        if text and "Does not validate against" not in text:
+            break
+    else:
+        text = message
+    text = _CLASS_NAMED.sub(r"a configuration cannot name a class (\1)", text)
+    text = re.sub(r"[Ee]xpected an? <class '(\w+)'>", r"expected \1", text)
+    return " ".join(f"{place}{': ' * bool(place)}{text}".split())
 
 
 def _nested(name: str, kind: Any) -> Iterator[str]:

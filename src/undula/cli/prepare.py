@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from undula.cli.options import STRUCTURE_OPTIONS, parse, parser
+from undula.cli.options import MEMORY_LIMIT, STRICT, STRUCTURE_OPTIONS, parse, parser, seed
+from undula.estimates import asked_bytes
+from undula.notices import from_json, tell
 
 if TYPE_CHECKING:
     from undula.data.prepare import PrepareConfig
@@ -44,10 +46,11 @@ def run(words: Sequence[str]) -> int:
         Path(options.out),
         _config(options),
         holdout=[Path(path) for path in options.holdout],
+        strict=options.strict,
+        memory_limit=asked_bytes(options.memory_limit),
         say=lambda line: print(line, file=sys.stderr),
     )
-    for notice in dataset.manifest["notices"]:
-        print(f"notice: {notice['message']}", file=sys.stderr)
+    tell(from_json(dataset.manifest["notices"]))
     for trajectory in dataset.trajectories:
         held = ", held out" if trajectory.holdout else ""
         end = f"{trajectory.times_ps[-1]:g} ps"
@@ -77,6 +80,8 @@ def _run_atlas(words: Sequence[str]) -> int:
         _config(options),
         names=options.names,
         holdout_replica=options.holdout_replica,
+        strict=options.strict,
+        memory_limit=asked_bytes(options.memory_limit),
         say=lambda line: print(line, file=sys.stderr),
     )
     for dataset in made.datasets.values():
@@ -120,6 +125,7 @@ def _run_static(words: Sequence[str]) -> int:
             longest_ps=options.longest_ps,
             amplitude=options.amplitude,
         ),
+        strict=options.strict,
         say=lambda line: print(line, file=sys.stderr),
     )
     for dataset in made.datasets.values():
@@ -163,6 +169,8 @@ def _run_atoms(words: Sequence[str]) -> int:
         help="names of the recordings (those that train) whose mean it is (default: the first)",
     )
     p.add_argument("--licence", default="", help="of the trajectories; kept with them")
+    p.add_argument("--strict", **STRICT)
+    p.add_argument("--memory-limit", **MEMORY_LIMIT)
     options = parse(p, words)
 
     from undula.data.fluids import is_archive
@@ -180,10 +188,11 @@ def _run_atoms(words: Sequence[str]) -> int:
         ),
         topology=topology,
         velocities=[Path(file) for file in options.velocities],
+        strict=options.strict,
+        memory_limit=asked_bytes(options.memory_limit),
         say=lambda line: print(line, file=sys.stderr),
     )
-    for notice in made.manifest["notices"]:
-        print(f"notice: {notice['message']}", file=sys.stderr)
+    tell(from_json(made.manifest["notices"]))
     frames = sum(len(recording) for recording in made.recordings)
     moving = sum(recording.velocity_frames for recording in made.recordings)
     count = len(made.recordings)
@@ -210,6 +219,7 @@ def _add_rules(p: ArgumentParser, stride: int | None = None) -> None:
         p.add_argument(flag, **options)
     if stride is not None:
         p.add_argument("--stride", type=int, default=stride, help="keep every n-th frame")
+        p.add_argument("--memory-limit", **MEMORY_LIMIT)
     p.add_argument("--probe", type=float, default=1.4, help="solvent probe radius, Å")
     p.add_argument("--spacing", type=float, default=1.0, help="of surface points, Å")
     p.add_argument(
@@ -218,7 +228,8 @@ def _add_rules(p: ArgumentParser, stride: int | None = None) -> None:
         default="full",
         help="compact: a third of the size, lengths to 0.001 Å and directions to 1°",
     )
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=seed, default=0)
+    p.add_argument("--strict", **STRICT)
 
 
 def _config(options: Namespace) -> PrepareConfig:

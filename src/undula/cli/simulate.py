@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from undula.cli.options import parse, parser
+from undula.cli.options import parse, parser, seed
 
 _CHANGED = ("trajectories", "frames", "every_ps", "equilibration_ps", "checkpoint_frames")
 
@@ -35,7 +35,7 @@ def run(words: Sequence[str]) -> int:
         p.add_argument(f"--{name}", type=int, help=f"{what} (default: the preset's)")
     for name, what in {"every-ps": "between frames", "equilibration-ps": "before frame 0"}.items():
         p.add_argument(f"--{name}", type=float, help=f"{what}, ps (default: the preset's)")
-    p.add_argument("--seed", type=int, default=0, help="of all starts and velocities")
+    p.add_argument("--seed", type=seed, default=0, help="of all starts and velocities")
     p.add_argument(
         "--platform", default="auto", help="auto (fastest), CPU, CUDA, OpenCL or Reference"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from undula.cli.configured import bundled_or_file, merged, read_yaml, training
-from undula.cli.options import flush_denormals, parse, parse_values, parser
+from undula.cli.options import flush_denormals, made, parse, parse_values, parser, seed
 from undula.errors import InputError, UsageError
 from undula.learn.sweep import Dimension
 
@@ -47,7 +47,7 @@ def run(words: Sequence[str]) -> int:
     p.add_argument("--validation", nargs="+", help="proteins that judge; by default two, evenly")
     p.add_argument("--trials", type=int, default=20, help="in all (default: 20)")
     p.add_argument("--sampler", choices=["random", "tpe"], default="random")
-    p.add_argument("--seed", type=int, default=0, help="of the search and of every training")
+    p.add_argument("--seed", type=seed, default=0, help="of the search and of every training")
     p.add_argument("--steps", type=int, help="of every training, in place of the preset's")
     p.add_argument("--json", action="store_true", help="print JSON")
     options = parse(p, words)
@@ -59,11 +59,13 @@ def run(words: Sequence[str]) -> int:
     from undula.surface.studies.runs import trained_run
 
     flush_denormals()
-    space = _space(bundled_or_file("spaces", options.config))
+    space = read_space(bundled_or_file("spaces", options.config))
     proteins = StudyProteins(
         test=options.test or [], validation=options.validation or 2, split=options.split
     )
-    datasets, kept = readable(proteins, [open_dataset(Path(folder)) for folder in options.data])
+    datasets, kept = readable(
+        proteins, [open_dataset(Path(folder), verify=True) for folder in options.data]
+    )
 
     def measure(choices: Mapping[str, Any], folder: Path) -> float | None:
         changes = space.set
@@ -111,10 +113,16 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def _space(path: Path) -> SpaceConfig:
+def read_space(path: Path) -> SpaceConfig:
+    """Read the space of a search from a YAML file.
+
+    Raises:
+        UsageError: A key or value in it cannot be meant.
+        InputError: The file is not readable.
+    """
     p = parser("sweep", "A space.")
     p.add_class_arguments(SpaceConfig, as_group=False)
-    return SpaceConfig(**vars(p.instantiate(parse_values(p, read_yaml(path), str(path)))))
+    return made(SpaceConfig, p, parse_values(p, read_yaml(path), str(path)), str(path))
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

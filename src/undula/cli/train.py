@@ -8,34 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undula.cli.configured import read_yaml
-from undula.cli.options import parse, parser
+from undula.cli.options import STRICT, made, parse, parser
+from undula.notices import refuse
 
 if TYPE_CHECKING:
     from undula.config import TrainConfig
+    from undula.motion.catalog import Kind
 
 
 def run(words: Sequence[str]) -> int:
     """Train a model from a YAML file and flags; a run that was stopped goes on."""
-    from undula.config import TrainConfig, preset_file
+    config, strict = read_training(words)
 
-    p = parser("train", "Train a model; resumes by itself. Flags win over the YAML file.")
-    p.add_argument("--config", action="config", help="YAML file; may also be the first word")
-    p.add_class_arguments(TrainConfig, as_group=False)
-    words = list(words)
-    if words and not words[0].startswith("-"):
-        words = ["--config", words[0], *words[1:]]
-    preset = preset_file(_preset(words))
-    options = parse(p, ["--config", str(preset), *words])
-    options.pop("config")
-    config: TrainConfig = TrainConfig(**vars(p.instantiate(options)))
-
-    if config.motion is not None:
-        return _train_motion(config)
+    if config.of_atoms is not None:
+        return _train_atoms(config, *config.of_atoms, strict=strict)
     from undula.io.datasets import open_dataset
     from undula.learn.progress import progress_on
     from undula.surface.training import train, train_mixture
 
-    datasets = [open_dataset(Path(folder)) for folder in config.data]
+    datasets = [open_dataset(Path(folder), verify=True) for folder in config.data]
+    refuse([notice for dataset in datasets for notice in dataset.notices], strict=strict)
     common: dict[str, Any] = {"fit_config": config.fit, "progress": progress_on(sys.stderr)}
     out = Path(config.out)
     if config.mixture is not None:
@@ -59,21 +51,47 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def _train_motion(config: TrainConfig) -> int:
+def read_training(words: Sequence[str]) -> tuple[TrainConfig, bool]:
+    """Resolve a preset, a YAML file and flags, in that order.
+
+    Args:
+        words: As after ``undula train``.
+
+    Returns:
+        The configuration, and whether ``--strict`` is asked for.
+
+    Raises:
+        UsageError: A key or value that cannot be meant.
+        InputError: The file is not readable.
+    """
+    from undula.config import TrainConfig, preset_file
+
+    p = parser("train", "Train a model; resumes by itself. Flags win over the YAML file.")
+    p.add_argument("--config", action="config", help="YAML file; may also be the first word")
+    p.add_argument("--strict", **STRICT)
+    p.add_class_arguments(TrainConfig, as_group=False)
+    words = list(words)
+    if words and not words[0].startswith("-"):
+        words = ["--config", words[0], *words[1:]]
+    preset = preset_file(_preset(words))
+    options = parse(p, ["--config", str(preset), *words])
+    options.pop("config")
+    strict = options.pop("strict")
+    return made(TrainConfig, p, options), strict
+
+
+def _train_atoms(config: TrainConfig, kind: Kind, settings: Any, *, strict: bool) -> int:
     """Train a model of moving atoms."""
     from undula.io.recordings import open_recordings
     from undula.learn.progress import progress_on
-    from undula.motion.training import train_motion
 
-    asked = config.motion
-    assert asked is not None
-    provenance = train_motion(
-        open_recordings(Path(config.data[0])),
+    recordings = open_recordings(Path(config.data[0]))
+    recordings.verify()
+    refuse(recordings.notices, strict=strict)
+    provenance = kind.trained(
+        recordings,
         Path(config.out),
-        names=asked.recordings,
-        model=asked.model,
-        loss=asked.loss,
-        batch=asked.batch,
+        settings=settings,
         fit_config=config.fit,
         progress=progress_on(sys.stderr),
     ).provenance

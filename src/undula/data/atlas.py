@@ -188,6 +188,8 @@ def prepare_atlas(
     *,
     names: Sequence[str] | None = None,
     holdout_replica: int | None = None,
+    strict: bool = False,
+    memory_limit: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> PreparedAtlas:
     """Make one data set for each protein of a folder, its replicas apart; go on when one fails.
@@ -203,6 +205,8 @@ def prepare_atlas(
         config: The rules.
         names: Which proteins; by default all.
         holdout_replica: The replica that training must not read.
+        strict: Skip a protein that would get a notice.
+        memory_limit: Of the process, bytes; by default what there is.
         say: Called with one line for each protein, and one for each step done.
 
     Returns:
@@ -211,7 +215,7 @@ def prepare_atlas(
     Raises:
         InputError: There are no proteins, or one of ``names`` is not there.
         UsageError: An earlier call had other rules.
-        MachineError: The disk is full or the like: the others would fail too.
+        MachineError: The disk is full, memory too small or the like: the others would fail too.
 
     Source: MoE-DSR, Experiments, Dataset. Differs from it: replicas are kept apart.
     """
@@ -232,6 +236,8 @@ def prepare_atlas(
                 out / protein.name,
                 config,
                 holdout=held,
+                strict=strict,
+                memory_limit=memory_limit,
                 say=say,
             )
         except InputError as error:

@@ -13,8 +13,6 @@ of O, H, H, and for argon where none are close to each other.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from undula.errors import InputError, Notice
 from undula.geometry.neighbours import search_tree
+from undula.io.arrays import load_archive
 from undula.io.kinds import molecular_system
 from undula.io.recordings import RecordedFrames
 from undula.types import MolecularSystem, Structure
@@ -68,8 +67,16 @@ def load_fluid(path: Path) -> tuple[MolecularSystem, RecordedFrames]:
     Raises:
         InputError: The file is no such archive, is damaged, or holds other atoms.
     """
-    arrays = read_archive(path)
+    arrays = load_archive(path)
     _check(path, arrays)
+    try:
+        return _fluid(path, arrays)
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def _fluid(path: Path, arrays: dict[str, np.ndarray]) -> tuple[MolecularSystem, RecordedFrames]:
     first, step = (arrays[f"position_{what}"].astype(np.int64) for what in ("first", "step"))
     counts = np.cumsum(np.concatenate([first[None], step]), axis=0)
     positions = counts * (float(arrays["position_unit_nm"]) * ANGSTROM_PER_NM)
@@ -78,30 +85,17 @@ def load_fluid(path: Path) -> tuple[MolecularSystem, RecordedFrames]:
     potential = arrays.get("potential_kj_mol")
     box = torch.from_numpy(np.diag(edges))
     system, notice = _system(path, torch.from_numpy(positions[0]), box)
+    with np.errstate(over="ignore"):
+        velocities = (arrays["velocity"] * unit).astype(np.float32)
     frames = RecordedFrames(
         positions=torch.from_numpy(positions.astype(np.float32)),
         frame_ps=float(arrays["frame_ps"]),
-        velocities=torch.from_numpy((arrays["velocity"] * unit).astype(np.float32)),
+        velocities=torch.from_numpy(velocities),
         box=box,
         potential=None if potential is None else torch.from_numpy(potential.astype(np.float64)),
         notices=(notice,),
     )
     return system, frames
-
-
-def read_archive(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an ``.npz`` archive.
-
-    Raises:
-        InputError: It is no archive, or damaged, or holds pickled objects.
-    """
-    if not is_archive(path):
-        raise InputError(f"{path} is no archive of plain arrays (.npz)")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is no archive of plain arrays: {error}") from error
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -126,7 +120,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if not 0 < velocity[0] <= step[0] + 1:
         raise InputError(f"{path}: {velocity[0]} frames of velocities for {step[0] + 1} frames")
     potential = arrays.get("potential_kj_mol")
-    if potential is not None and potential.shape != (step[0] + 1,):
+    if potential is not None and (
+        potential.shape != (step[0] + 1,) or potential.dtype.kind not in "iuf"
+    ):
         raise InputError(f"{path}: potential_kj_mol should hold one energy a frame")
 
 

@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from undula import estimates
+from undula.data.estimates import PER_READ
 from undula.data.recorded import EVEN_FRAMES, even_spacing
 from undula.errors import InputError, Notice, UsageError
+from undula.estimates import Estimate
 from undula.geometry.frames import make_whole, unwrap
 from undula.io.kinds import molecular_system
 from undula.io.trajectories import frame_times, load_trajectory, open_trajectory
@@ -80,25 +83,54 @@ def _single(trajectory: Trajectory) -> float:
     return float(f"{float(trajectory.times_ps[-1]):.7g}")
 
 
-def last_frames(structure: Structure, path: Path, span_ps: float | None) -> Trajectory:
+def last_frames(
+    structure: Structure, path: Path, span_ps: float | None, memory_limit: int | None = None
+) -> Trajectory:
     """Load the last part of a trajectory and no more than that.
 
     Args:
         structure: Its atoms.
         path: XTC, TRR, DCD or a file of models.
         span_ps: From the first frame taken to the last one; all frames by default.
+        memory_limit: Of the process, bytes; by default what there is.
 
     Raises:
         InputError: The file cannot serve.
+        MachineError: The frames do not fit into memory; says how many do.
     """
-    if span_ps is None:
-        return load_trajectory(structure, path)
     file = open_trajectory(path)
     times, kept, _ = frame_times(file, time_unit="ps", frame_ps=None, within=slice(None))
+    if span_ps is None:
+        check_frames(structure, path, len(kept), memory_limit)
+        return load_trajectory(structure, path)
     # Times are kept in single precision: half a step decides.
     step = (times[-1] - times[0]) / max(len(times) - 1, 1)
     first = int((times >= times[-1] - span_ps - step / 2).argmax())
+    check_frames(structure, path, len(kept) - first, memory_limit)
     return load_trajectory(structure, path, start=int(kept[first]))
+
+
+def check_frames(
+    structure: Structure, path: Path, frames: int, memory_limit: int | None = None
+) -> None:
+    """Raise where some frames of a trajectory would not fit into memory, before they are read.
+
+    Args:
+        structure: Its atoms.
+        path: Of the trajectory, for the message.
+        frames: How many are to be read and made whole.
+        memory_limit: Of the process, bytes; by default what there is.
+
+    Raises:
+        MachineError: They do not fit; says how many do.
+    """
+    limit, held = estimates.memory_limit(memory_limit), estimates.resident_bytes()
+    each = PER_READ * len(structure)
+    needed = Estimate(memory_bytes=held + frames * each, seconds=2e-8 * frames * each)
+    fit = max((limit - held) // each, 0)
+    estimates.check_fits(
+        needed, limit, f"{path}: reading {frames} frames", f"{fit} frames fit: observe fewer"
+    )
 
 
 def spaced(frames: Observed, frame_ps: float) -> Observed:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import undula
 from undula import atomic
+from undula.data.estimates import check_prepare
 from undula.errors import InputError, Notice, UsageError
 from undula.geometry import sampling
 from undula.geometry.frames import superpose, unwrap
@@ -35,7 +36,9 @@ from undula.io.datasets import (
 from undula.io.inspection import require_surface
 from undula.io.packing import Kind, packed
 from undula.io.structures import load_structure
-from undula.io.trajectories import load_trajectory
+from undula.io.trajectories import check_moves, load_trajectory
+from undula.locks import claims
+from undula.notices import REPORT, from_json, merged, refuse, write_report
 from undula.types import Structure, Trajectory
 
 NEAR_SCALE = 1.0
@@ -91,15 +94,20 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         for name in ("stride", "near", "local", "uniform", "fixed", "frames_per_shard"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < 2**31:
                 raise UsageError(f"{name} should be at least 1, not {getattr(self, name)}")
-        for name in ("probe", "spacing", "margin"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} should be positive, not {getattr(self, name)}")
+        for name, most in {"probe": 10, "spacing": 10, "margin": 1000}.items():
+            if not 0 < getattr(self, name) <= most:
+                raise UsageError(
+                    f"{name} should be positive and at most {most} Å, not {getattr(self, name)}"
+                )
+        if self.seed < 0:
+            raise UsageError(f"seed should not be negative, not {self.seed}")
         if self.storage not in ("full", "compact"):
             raise UsageError(f"storage should be full or compact, not {self.storage}")
 
 
+@claims("out")
 def prepare(
     topology: Path,
     trajectories: Sequence[Path],
@@ -107,6 +115,8 @@ def prepare(
     config: PrepareConfig,
     *,
     holdout: Sequence[Path] = (),
+    strict: bool = False,
+    memory_limit: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Dataset:
     """Make a data set of one system's trajectories; continue where an earlier call was killed.
@@ -121,14 +131,18 @@ def prepare(
         out: The folder to make.
         config: The rules.
         holdout: Those of ``trajectories`` that training must never read.
+        strict: Refuse what would get a notice, before anything is written.
+        memory_limit: Of the process, bytes; by default what there is.
         say: Called with one line for each step done.
 
     Returns:
-        The complete data set.
+        The complete data set; ``report.json`` counts what was dropped, assumed or guessed.
 
     Raises:
-        InputError: An input cannot serve, or has changed since the folder was begun.
+        InputError: An input cannot serve, has changed since the folder was begun, or would get
+            a notice where none is allowed.
         UsageError: The folder was begun with other rules.
+        MachineError: The frames do not fit into memory; says which stride does.
     """
     unknown = [str(path) for path in holdout if path not in trajectories]
     if unknown:
@@ -148,20 +162,28 @@ def prepare(
         ],
         "rules": asdict(config),
     }
-    begin(out, request)
-    if (out / "manifest.json").exists():
-        say(f"{out} is complete")
-        return open_dataset(out)
-
+    if is_begun(out, request) and (out / "manifest.json").exists():
+        return kept(open_dataset(out), strict=strict, say=say)
     structure = chosen_structure(topology, config)
+    check_prepare(structure, trajectories, config, memory_limit, say)
+
+    def read() -> Iterator[Trajectory]:
+        for path in trajectories:
+            frames = load_trajectory(structure, path, stride=config.stride)
+            check_moves(path, frames.positions)
+            yield frames
 
     def moving() -> Iterator[Trajectory]:
         reference: Float[Tensor, "atoms 3"] | None = None
-        for path in trajectories:
-            read = load_trajectory(structure, path, stride=config.stride)
-            read = aligned(read, read.positions[0] if reference is None else reference)
-            reference = read.positions[0] if reference is None else reference
-            yield read
+        for frames in read():
+            posed = aligned(frames, frames.positions[0] if reference is None else reference)
+            reference = posed.positions[0] if reference is None else reference
+            yield posed
+
+    # All inputs are looked at before anything is written: labelling takes far longer.
+    told = [notice for frames in read() for notice in frames.notices]
+    refuse([*structure.notices, *told], strict=strict)
+    begin(out, request)
 
     return write_dataset(out, request, structure.notices, moving(), config, say=say)
 
@@ -208,6 +230,9 @@ def write_dataset(
                 "pool_rows": [config.near, config.local, config.uniform],
             }
         )
+    files[REPORT] = write_report(
+        out, told, trajectories={entry["name"]: entry["frames"] for entry in entries}
+    )
     atomic.write_json(
         out / "manifest.json",
         {
@@ -357,11 +382,6 @@ def fixed_points(
     return torch.cat([points, distance[:, None], gradient], dim=1).float()
 
 
-def merged(notices: Sequence[Notice]) -> list[Notice]:
-    """Return the notices without exact repetitions, in their first order."""
-    return list(dict.fromkeys(notices))
-
-
 def _write_trajectory(
     folder: Path,
     name: str,
@@ -449,6 +469,19 @@ def _shard_is_whole(folder: Path, number: int) -> bool:
     )
 
 
+def kept(
+    dataset: Dataset, *, strict: bool = False, say: Callable[[str], None] = lambda _: None
+) -> Dataset:
+    """Return a data set that was complete before it was asked for.
+
+    Raises:
+        InputError: It has notices, and none is allowed.
+    """
+    refuse(from_json(dataset.manifest["notices"]), strict=strict)
+    say(f"{dataset.folder} is complete")
+    return dataset
+
+
 def begin(out: Path, request: dict[str, Any]) -> None:
     """Write what is asked for into a new data set folder, or see that it was begun with the same.
 
@@ -456,15 +489,25 @@ def begin(out: Path, request: dict[str, Any]) -> None:
         UsageError: The folder holds something else, or was begun with other rules.
         InputError: An input has changed since.
     """
+    if not is_begun(out, request):
+        atomic.write_json(out / "request.json", request)
+
+
+def is_begun(out: Path, request: dict[str, Any]) -> bool:
+    """Tell whether a data set folder was begun with what is asked for; a new one was not.
+
+    Raises:
+        UsageError: The folder holds something else, or was begun with other rules.
+        InputError: An input has changed since.
+    """
     path = out / "request.json"
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(map(_is_finished, out.iterdir()))):
             raise UsageError(f"{out} exists and is not a data set folder; choose another with -o")
-        atomic.write_json(path, request)
-        return
+        return False
     before = read_json(path)
     if before == request:
-        return
+        return True
     if before.get("rules") != request["rules"]:
         rules = before.get("rules", {})
         key = next(k for k, v in request["rules"].items() if rules.get(k) != v)
@@ -479,6 +522,11 @@ def begin(out: Path, request: dict[str, Any]) -> None:
     if before.get("topology", {}).get("sha256") != request["topology"]["sha256"]:
         raise InputError(f"{request['topology']['name']} has changed since {out} was begun")
     raise UsageError(f"{out} was begun with other trajectories or another --holdout")
+
+
+def _is_finished(path: Path) -> bool:
+    """Tell whether a file is more than a lock, or than what a kill left of an unfinished one."""
+    return not path.name.startswith(atomic.OWN_PREFIX)
 
 
 def input_hash(path: Path) -> str:

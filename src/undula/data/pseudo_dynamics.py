@@ -25,21 +25,23 @@ from undula.data.prepare import (
     begin,
     chosen_structure,
     input_hash,
+    is_begun,
+    kept,
     write_dataset,
 )
 from undula.errors import InputError, UsageError
-from undula.geometry.elastic_network import GNM_CUTOFF, anisotropic_network_modes
-from undula.geometry.frames import superposition
+from undula.geometry.elastic_network import anisotropic_network_modes
 from undula.geometry.neighbours import search_tree
+from undula.geometry.residue_motion import FEWEST_NODES, carried, residue_centres
 from undula.io.datasets import FORMAT, Dataset, open_dataset, read_json
+from undula.locks import claims
+from undula.notices import refuse
 from undula.types import Structure, Trajectory
 
 ORIGIN = "pseudo-dynamics of an elastic network"
 """What the manifest of such a data set says of its frames."""
 NAME = "pseudo"
 """The name of the trajectory."""
-FEWEST_NODES = 4
-"""Cα that a structure needs: fewer have no direction in which to turn a residue."""
 CONTACTS_RADIUS = 8.0
 """Atoms within this distance of a side chain's Cα hold it, Å."""
 CONTACTS_TO_STILL = 60.0
@@ -159,7 +161,7 @@ def pseudo_trajectory(
     q_k, w_r           Ornstein–Uhlenbeck paths that start at 0; w only for side chains
     A                  such that δ is ``amplitude`` in the end, root mean square
     ζ                  ``friction_ps``
-    R_r, s_r           motion of the Cα around residue r (those within `GNM_CUTOFF`)
+    R_r, s_r           motion of the Cα around residue r (`carried`)
     c_r                Cα of the residue
     =================  ==============================================================
 
@@ -200,7 +202,7 @@ def pseudo_trajectory(
     swinging = _swinging(structure, config, times_ps, generator)
     return Trajectory(
         structure=structure,
-        positions=_carried(structure, nodes, moved, swinging).to(structure.positions.dtype),
+        positions=_swung(structure, moved, swinging).to(structure.positions.dtype),
         times_ps=times_ps,
     )
 
@@ -211,6 +213,7 @@ def prepare_static(
     config: PrepareConfig,
     dynamics: PseudoDynamicsConfig,
     *,
+    strict: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> PreparedStatic:
     """Make one data set for each static structure, of its pseudo-dynamics; go on when one fails.
@@ -223,6 +226,7 @@ def prepare_static(
         out: The folder in which a folder for each structure is made.
         config: How frames are sampled and labelled; its stride means nothing here.
         dynamics: How the structures move.
+        strict: Skip a structure that would get a notice.
         say: Called with one line for each structure, and one for each step done.
 
     Returns:
@@ -240,7 +244,7 @@ def prepare_static(
     for number, (name, path) in enumerate(zip(names, structures, strict=True), 1):
         say(f"{name}: {number} of {len(names)}")
         try:
-            datasets[name] = _prepared(path, out / name, config, dynamics)
+            datasets[name] = _prepared(path, out / name, config, dynamics, strict=strict)
         except InputError as error:
             skipped[name] = str(error)
     record = out / "static.json"
@@ -250,8 +254,9 @@ def prepare_static(
     return PreparedStatic(datasets=datasets, skipped=skipped)
 
 
+@claims("out")
 def _prepared(
-    path: Path, out: Path, config: PrepareConfig, dynamics: PseudoDynamicsConfig
+    path: Path, out: Path, config: PrepareConfig, dynamics: PseudoDynamicsConfig, *, strict: bool
 ) -> Dataset:
     digest = input_hash(path)
     request: dict[str, Any] = {
@@ -261,10 +266,10 @@ def _prepared(
         "trajectories": [{"name": NAME, "file": path.name, "sha256": digest, "holdout": False}],
         "rules": asdict(config) | asdict(dynamics),
     }
-    if (out / "manifest.json").exists():
-        begin(out, request)
-        return open_dataset(out)
+    if is_begun(out, request) and (out / "manifest.json").exists():
+        return kept(open_dataset(out), strict=strict)
     structure = chosen_structure(path, config)
+    refuse(structure.notices, strict=strict)
     seed = np.random.SeedSequence([config.seed, int(digest[:16], 16)]).generate_state(1)[0]
     moving = pseudo_trajectory(structure, dynamics, torch.Generator().manual_seed(int(seed)))
     begin(out, request)
@@ -285,7 +290,7 @@ def _swinging(
     residues = structure.residues
     positions = structure.positions.double().numpy()
     around = search_tree(positions).query_ball_point(
-        positions[_centres(structure)], CONTACTS_RADIUS, return_length=True
+        positions[residue_centres(structure)], CONTACTS_RADIUS, return_length=True
     )
     angle = config.swing * torch.from_numpy(np.exp(-(around - 1) / CONTACTS_TO_STILL))
     ends = math.log(FASTEST_SWING_PS), math.log(SLOWEST_SWING_PS)
@@ -295,40 +300,24 @@ def _swinging(
     return paths.reshape(-1, residues, 3) * angle[:, None]
 
 
-def _carried(
+def _swung(
     structure: Structure,
-    nodes: Float[Tensor, "nodes 3"],
     moved: Float[Tensor, "frames nodes 3"],
     swinging: Float[Tensor, "frames residues 3"],
 ) -> Float[Tensor, "frames atoms 3"]:
     """Swing each side chain about its Cα, and move each residue with the Cα around it."""
     start = structure.positions.double()
-    centres = start[torch.from_numpy(_centres(structure))]
-    tree = search_tree(nodes.numpy())
-    nearest = np.asarray(tree.query(centres.numpy(), k=FEWEST_NODES)[1])
     turns = torch.linalg.matrix_exp(_cross(swinging))
     held = np.isin(structure.atom_names, _BACKBONE) | (structure.residue_names == "PRO")
     swings = torch.from_numpy(~held)
-    found = start.expand(len(moved), -1, -1).clone()
-    for residue, centre in enumerate(centres):
-        close = tree.query_ball_point(centre.numpy(), GNM_CUTOFF)
-        around = torch.from_numpy(np.union1d(close, nearest[residue]).astype(np.int64))
+    swung = start.expand(len(moved), -1, -1).clone()
+    for residue, centre in enumerate(start[torch.from_numpy(residue_centres(structure))]):
         mine = torch.from_numpy(np.nonzero(structure.residue_index == residue)[0])
         arm = start[mine] - centre
-        swung = centre + torch.where(
+        swung[:, mine] = centre + torch.where(
             swings[mine][:, None], arm @ turns[:, residue].mT, arm.expand(len(moved), -1, -1)
         )
-        back, shift = superposition(moved[:, around], nodes[around])
-        found[:, mine] = (swung - shift[:, None]) @ back
-    return found
-
-
-def _centres(structure: Structure) -> np.ndarray:
-    """Return the Cα of each residue, or its first atom where there is none."""
-    place = np.unique(structure.residue_index, return_index=True)[1]
-    alpha = structure.alpha_carbons.flip(0).numpy()
-    place[structure.residue_index[alpha]] = alpha
-    return place
+    return carried(structure, swung, moved)
 
 
 def _cross(vectors: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3 3"]:

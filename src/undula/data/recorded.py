@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from undula.data.estimates import check_record
 from undula.data.fluids import load_fluid
 from undula.data.poses import aligned, centred, mean_structure
-from undula.data.prepare import begin, input_hash, unique_names
+from undula.data.prepare import begin, input_hash, is_begun, unique_names
 from undula.data.velocities import examined, load_velocities
 from undula.errors import InputError, UsageError
 from undula.geometry.frames import unwrap
@@ -30,7 +32,9 @@ from undula.io.recordings import (
     write_recording,
 )
 from undula.io.structures import load_structure
-from undula.io.trajectories import load_trajectory
+from undula.io.trajectories import check_moves, load_trajectory
+from undula.locks import claims
+from undula.notices import from_json, placed, refuse
 from undula.types import MolecularSystem, Trajectory
 
 EVEN_FRAMES = 1e-3
@@ -74,7 +78,9 @@ class RecordConfig:
     licence: str = ""
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
+        if self.frame_ps is not None and not 0 < self.frame_ps < math.inf:
+            raise UsageError(f"frame_ps should be a positive time in ps, not {self.frame_ps}")
+        if not 1 <= self.stride < 2**31:
             raise UsageError(f"stride should be at least 1, not {self.stride}")
         if self.com not in ("keep", "remove"):
             raise UsageError(f"com should be keep or remove, not {self.com}")
@@ -84,6 +90,7 @@ class RecordConfig:
             raise UsageError("reference names what frames are aligned to; add align=mean")
 
 
+@claims("out")
 def record(
     sources: Sequence[Path],
     out: Path,
@@ -91,6 +98,8 @@ def record(
     *,
     topology: Path | None = None,
     velocities: Sequence[Path] = (),
+    strict: bool = False,
+    memory_limit: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Recordings:
     """Make a folder of recordings; continue where an earlier call was killed.
@@ -102,6 +111,8 @@ def record(
         config: The rules.
         topology: The structure that names the atoms.
         velocities: An archive of velocities for each trajectory, in the same order.
+        strict: Refuse what would get a notice, before anything is written.
+        memory_limit: Of the process, bytes; by default what there is.
         say: Called with one line for each step done.
 
     Returns:
@@ -109,17 +120,20 @@ def record(
 
     Raises:
         InputError: An input cannot serve, frames are not evenly spaced or not as far apart in
-            all, atoms differ, or an input has changed since the folder was begun.
+            all, atoms differ, an input has changed since the folder was begun, or would get a
+            notice where none is allowed.
         UsageError: The folder was begun with other rules; options that do not go together.
+        MachineError: The frames do not fit into memory; says which stride does.
     """
     names = unique_names(sources)
     _check_options(names, config, topology, velocities)
     request = _request(names, sources, config, topology, velocities)
-    system = _system(sources[0], topology, config)
-    begin(out, request)
-    if (out / "manifest.json").exists():
+    if is_begun(out, request) and (out / "manifest.json").exists():
+        complete = open_recordings(out)
+        refuse(from_json(complete.manifest["notices"]), strict=strict)
         say(f"{out} is complete")
-        return open_recordings(out)
+        return complete
+    system = _system(sources[0], topology, config)
     reading = _Reading(
         sources=tuple(sources),
         velocities=tuple(velocities),
@@ -128,20 +142,32 @@ def record(
         fluid=topology is None,
     )
     reading.check_alignment()
+    if topology is not None:
+        check_record(system.structure, sources, config.stride, memory_limit, say)
     reference = None
     if config.align == "mean":
         chosen = config.reference or names[:1]
-        moving = [reading.frames(names.index(name)).positions for name in chosen]
-        reference = mean_structure(moving, system.masses)
+        means = [reading.frames(names.index(name)).positions for name in chosen]
+        reference = mean_structure(means, system.masses)
         say(f"the mean structure of {', '.join(chosen)} is known")
+
+    def moving(index: int) -> RecordedFrames:
+        frames = reading.frames(index)
+        if reference is not None:
+            frames = aligned(frames, reference, system.masses)
+        frames = examined(frames)
+        return replace(frames, notices=placed(frames.notices, sources[index]))
+
+    # All inputs are looked at before anything is written.
+    told = [notice for index in range(len(names)) for notice in moving(index).notices]
+    refuse([*system.structure.notices, *told], strict=strict)
+    begin(out, request)
     for index, name in enumerate(names):
         if is_recorded(out, name):
             say(f"{name}: kept")
             continue
-        frames = reading.frames(index)
-        if reference is not None:
-            frames = aligned(frames, reference, system.masses)
-        write_recording(out, name, examined(frames))
+        frames = moving(index)
+        write_recording(out, name, frames)
         say(f"{name}: {len(frames)} frames")
     return _finished(out, names, system, config, request, reference)
 
@@ -178,6 +204,7 @@ class _Reading:
         system, frames = load_fluid(path)
         if not np.array_equal(system.structure.elements, self.system.structure.elements):
             raise InputError(f"{path} holds other atoms than {self.sources[0]}")
+        check_moves(path, frames.positions)
         stride = self.config.stride
         return replace(
             frames,
@@ -192,6 +219,7 @@ class _Reading:
         read = load_trajectory(
             system.structure, path, stride=config.stride, frame_ps=config.frame_ps
         )
+        check_moves(path, read.positions)
         frame_ps = even_spacing(path, read)
         positions, box = read.positions, read.box
         if box is not None:

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula.data.fluids import read_archive
+from undula.elements import ELEMENTS
 from undula.errors import InputError, Notice
+from undula.io.arrays import load_archive
 from undula.io.recordings import STENCIL, Differences, RecordedFrames, central_differences
 from undula.types import Structure
 from undula.units import ANGSTROM_PER_NM
@@ -23,6 +24,11 @@ LARGEST_CHANGE = 0.25
 """The same where no velocities are known, for the change when every second frame is left out:
 argon 0.19 at 0.1 ps and 0.42 at 0.2 ps (where the error is 0.22), water 0.77. Motion that is
 faster than the sampling and of one frequency only can look slow: nothing in positions tells."""
+
+COLDEST, HOTTEST = 0.5, 8000.0
+"""K; the temperature that velocities tell is between these, or they are something else."""
+BOLTZMANN = 0.831446
+"""u Å²/ps² per kelvin."""
 
 
 def load_velocities(
@@ -41,21 +47,40 @@ def load_velocities(
     Raises:
         InputError: It is no such archive, or one of other atoms.
     """
-    arrays = read_archive(path)
+    arrays = load_archive(path)
     for key in ("velocity", "velocity_unit_nm_per_ps"):
         if key not in arrays:
             raise InputError(f"{path}: there is no {key}")
     counts, unit = arrays["velocity"], arrays["velocity_unit_nm_per_ps"]
+    if counts.ndim == 3 and len(counts) == 0:
+        raise InputError(f"{path}: there are no velocities")
     if counts.ndim != 3 or counts.shape[1:] != (structure.file_atoms, 3) or unit.shape != ():
         raise InputError(
             f"{path}: velocity should be frames × {structure.file_atoms} × 3 and its unit one "
             f"number, found {' × '.join(map(str, counts.shape))}"
         )
-    velocities = torch.from_numpy(
-        (counts[:, structure.file_index] * (float(unit) * ANGSTROM_PER_NM)).astype(np.float32)
-    )
     potential = arrays.get("potential_kj_mol")
-    return velocities, None if potential is None else torch.from_numpy(potential.astype(float))
+    if potential is not None and potential.ndim != 1:
+        raise InputError(f"{path}: potential_kj_mol should hold one energy a frame")
+    for key, value in arrays.items():
+        if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+            raise InputError(f"{path}: {key} should hold finite real numbers")
+    scale = float(unit) * ANGSTROM_PER_NM
+    with np.errstate(over="ignore"):
+        velocities = (counts[:, structure.file_index] * scale).astype(np.float32)
+    if not np.isfinite(velocities).all():
+        raise InputError(f"{path}: the velocities are too large")
+    masses = np.array([ELEMENTS[symbol].mass for symbol in structure.elements.tolist()])
+    square = float((masses[:, None] * velocities.astype(np.float64) ** 2).mean())
+    kelvin = square / BOLTZMANN
+    if not COLDEST < kelvin < HOTTEST:
+        raise InputError(
+            f"{path}: these are no velocities, or in another unit: they would be those of "
+            f"{kelvin:.3g} K"
+        )
+    return torch.from_numpy(velocities), (
+        None if potential is None else torch.from_numpy(potential.astype(np.float64))
+    )
 
 
 def examined(frames: RecordedFrames) -> RecordedFrames:

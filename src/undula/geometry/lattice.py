@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,16 +121,26 @@ class Lattice:
             One number per point. A point beyond the lattice gets the value of the closest
             place on its border.
         """
+        total = points.new_zeros(len(points), dtype=torch.promote_types(points.dtype, values.dtype))
+        for nodes, weight in self.corners(points):
+            total = total + weight * values[tuple(nodes.unbind(dim=1))]
+        return total
+
+    def corners(
+        self, points: Float[Tensor, "n 3"]
+    ) -> Iterator[tuple[Int[Tensor, "n 3"], Float[Tensor, " n"]]]:
+        """Yield the eight nodes around each point, one after the other, and how much each counts.
+
+        Args:
+            points: Where, Å; beyond the lattice the closest place on its border serves.
+        """
         last = torch.tensor(self.shape, device=points.device) - 1
         place = (points - self.origin.to(points)) / self.spacing
         place = place.clamp(min=torch.zeros_like(place[:1])).minimum(last.to(place))
         cell = place.detach().floor().long().minimum(last - 1)
         u = place - cell
-        total = points.new_zeros(len(points), dtype=torch.promote_types(u.dtype, values.dtype))
         for corner in torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3):
-            weight = torch.where(corner == 1, u, 1 - u).prod(dim=1)
-            total = total + weight * values[tuple((cell + corner).unbind(dim=1))]
-        return total
+            yield cell + corner, torch.where(corner == 1, u, 1 - u).prod(dim=1)
 
 
 def _shape(ends: Float[Tensor, "2 3"], spacing: float) -> tuple[int, int, int]:

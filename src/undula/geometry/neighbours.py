@@ -96,6 +96,33 @@ def pairs_within(points: Float[Tensor, "n 3"], radius: float) -> Int[Tensor, "2 
     return torch.from_numpy(np.ascontiguousarray(both[order].T)).to(points.device)
 
 
+def pairs_to(
+    points: Float[Tensor, "n 3"], receivers: Int[Tensor, " some"], radius: float
+) -> Int[Tensor, "2 pairs"]:
+    """Find the pairs of `pairs_within` that have some points as their receivers.
+
+    Args:
+        points: Positions, Å.
+        receivers: Which points, ascending.
+        radius: The largest distance, Å.
+
+    Returns:
+        Receiver i and sender j of each pair, never (i, i); sorted by i, then by j.
+
+    Raises:
+        UsageError: The radius is negative.
+        InputError: A position is not finite.
+    """
+    if not radius >= 0:
+        raise UsageError(f"the radius of neighbours should not be negative, it is {radius} Å")
+    places, rows = _finite(points), receivers.cpu().numpy()
+    around = search_tree(places).query_ball_point(places[rows], radius, return_sorted=True)
+    i = np.repeat(rows, [len(some) for some in around])
+    j = np.concatenate([np.empty(0, np.int64), *(np.array(some, np.int64) for some in around)])
+    apart = i != j
+    return torch.from_numpy(np.stack([i[apart], j[apart]])).to(points.device)
+
+
 def closest_pairs(
     pairs: Int[Tensor, "2 pairs"], distances: Float[Tensor, " pairs"], count: int
 ) -> Int[Tensor, " kept"]:

@@ -16,13 +16,24 @@ from pathlib import Path
 from typing import IO
 
 from undula import atomic
-from undula.errors import InputError, MachineError, UsageError
+from undula.errors import InputError, MachineError, UsageError, one_line
 
 _PIECE = 1 << 20
 _SMALL = 1 << 20
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64 = 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    ValueError,
+    struct.error,
+)
+"""What zipfile raises for damaged archives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,30 @@ def extract(
         }
 
 
+def read_members(archive: Path, limits: ArchiveLimits | None = None) -> list[tuple[str, bytes]]:
+    """Unpack all members of a zip archive into memory.
+
+    Args:
+        archive: The zip file.
+        limits: Beyond which the archive is refused before anything is unpacked.
+
+    Returns:
+        Name and content of each file, in their order.
+
+    Raises:
+        InputError: As `archive_members`; or a member is too large or damaged.
+    """
+    limits = limits or ArchiveLimits()
+    with _opened(archive, limits) as opened:
+        members = _checked(archive, opened)
+        _check_amount(archive, list(members.values()), limits)
+        return [(name, _content(archive, opened, one)) for name, one in members.items()]
+
+
+def _content(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    return b"".join(_pieces(archive, opened, member))
+
+
 @contextmanager
 def _opened(archive: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
     try:
@@ -101,8 +136,8 @@ def _opened(archive: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
                 )
             with zipfile.ZipFile(file) as opened:
                 yield opened
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
-        raise InputError(f"{archive} is not a whole zip archive: {error}") from error
+    except _DAMAGE as error:
+        raise InputError(f"{archive} is not a whole zip archive: {one_line(error)}") from error
     except FileNotFoundError as error:
         raise InputError(f"{archive} is missing") from error
 
@@ -141,6 +176,10 @@ def _checked(archive: Path, opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInf
             raise InputError(f"{archive} is unsafe: its member {name!r} is a link or a device")
         if member.flag_bits & 1:
             raise InputError(f"{archive}: its member {name!r} is encrypted")
+        if member.compress_type not in _METHODS:
+            raise InputError(
+                f"{archive}: its member {name!r} is packed in another way than by deflate"
+            )
         if name in members:
             raise InputError(f"{archive} holds {name!r} twice")
         if not member.is_dir():
@@ -164,28 +203,33 @@ def _check_amount(archive: Path, members: list[zipfile.ZipInfo], limits: Archive
 
 
 def _unpack(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
-    temporary = path.parent / f"{atomic.TEMPORARY_PREFIX}{os.getpid()}-{path.name}"
     digest = hashlib.sha256()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(path) as temporary:
         free = shutil.disk_usage(path.parent).free
         if member.file_size > free:
             raise MachineError(
                 f"{path} will have {member.file_size} bytes, but there is room for {free}"
             )
-        try:
-            with opened.open(member) as source, temporary.open("wb") as target:
-                while piece := source.read(_PIECE):
-                    digest.update(piece)
-                    target.write(piece)
-            if temporary.stat().st_size != member.file_size:
-                raise InputError(f"{archive}: its member {member.filename} is cut")
-            atomic.publish(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
+        with temporary.open("wb") as target:
+            for piece in _pieces(archive, opened, member):
+                digest.update(piece)
+                target.write(piece)
     return digest.hexdigest()
+
+
+def _pieces(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Unpack a member piece by piece, as many bytes as it promises."""
+    rest = member.file_size
+    try:
+        with opened.open(member) as source:
+            while piece := source.read(_PIECE):
+                rest -= len(piece)
+                yield piece
+    except OSError as error:
+        # The table of contents leads to a place that is none.
+        raise InputError(f"{archive} is not a whole zip archive: {one_line(error)}") from error
+    if rest:
+        raise InputError(f"{archive}: its member {member.filename} is cut")
 
 
 def _few(names: Mapping[str, zipfile.ZipInfo]) -> str:

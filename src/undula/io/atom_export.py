@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undula import atomic
-from undula.errors import MachineError, UsageError
+from undula.errors import InputError, MachineError, UsageError
 from undula.geometry.frames import make_whole
+from undula.io.xtc import open_xtc
 from undula.types import MolecularSystem, Structure
 from undula.units import ANGSTROM_PER_NM
 
@@ -64,9 +65,7 @@ def write_xtc(
     """
     frames = len(positions)
     edges = torch.zeros(3, 3) if box is None else box.detach().cpu() / ANGSTROM_PER_NM
-    temporary = path.with_name(f"{atomic.TEMPORARY_PREFIX}{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(path) as temporary:
         try:
             with mdtraj.formats.XTCTrajectoryFile(str(temporary), "w") as file:
                 file.write(
@@ -75,11 +74,20 @@ def write_xtc(
                     step=np.arange(frames, dtype=np.int32),
                     box=np.broadcast_to(edges.numpy(), (frames, 3, 3)).astype("f4"),
                 )
-            atomic.publish(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
+        except RuntimeError as error:
+            raise MachineError(f"cannot write {path}: {error}") from error
+        _check_whole(path, temporary, frames)
+
+
+def _check_whole(path: Path, written: Path, frames: int) -> None:
+    """Raise where not all has reached the disk: the writer does not say so when it is full."""
+    try:
+        found = open_xtc(written)
+        whole = found.frames == frames and not found.notices
+    except InputError:
+        whole = False
+    if frames and not whole:
+        raise MachineError(f"cannot write {path}: not all of it has reached the disk")
 
 
 def write_pdb(

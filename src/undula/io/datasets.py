@@ -17,7 +17,6 @@ is one contiguous slice of a memory-mapped array. In a compact data set they are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +27,11 @@ import numpy as np
 import torch
 
 from undula import atomic
-from undula.errors import InputError
+from undula.errors import InputError, Notice, one_line
+from undula.io.arrays import load_array
 from undula.io.packing import Kind, PackedRows
+from undula.io.trajectories import LARGEST_COORDINATE
+from undula.notices import from_json
 from undula.types import Structure
 
 FORMAT = 2
@@ -70,7 +72,10 @@ def read_structure(folder: Path) -> Structure:
         InputError: A file is missing, damaged or inconsistent.
     """
     described = read_json(folder / "structure.json")
-    positions = _load_array(folder / "structure.npy")
+    positions = load_array(folder / "structure.npy")
+    # A comparison with a number that is not finite is false.
+    if positions.dtype != np.float64 or not (np.abs(positions) <= LARGEST_COORDINATE).all():
+        raise InputError(f"{folder / 'structure.npy'} is damaged: these cannot be positions")
     try:
         box = described["box"]
         labels: dict[str, Any] = {
@@ -83,8 +88,8 @@ def read_structure(folder: Path) -> Structure:
             box=None if box is None else torch.tensor(box, dtype=torch.float64),
             **labels,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'structure.json'} is damaged: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, InputError) as error:
+        raise InputError(f"{folder / 'structure.json'} is damaged: {one_line(error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,23 +99,14 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: The file is missing, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = atomic.parsed_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+        raise InputError(f"{path} cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} should hold a JSON object")
     return value
-
-
-def _load_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class Shard:
     @cached_property
     def surface(self) -> np.ndarray:
         """Rows of all frames, one frame after the other (`SURFACE_COLUMNS`, or packed)."""
-        return _load_array(self.folder / f"surface-{self.number:04d}.npy")
+        return load_array(self.folder / f"surface-{self.number:04d}.npy")
 
     @cached_property
     def surface_ends(self) -> list[int]:
@@ -134,12 +130,12 @@ class Shard:
     @cached_property
     def pool(self) -> np.ndarray:
         """Frames × rows × columns (`POOL_COLUMNS`, or packed)."""
-        return _load_array(self.folder / f"pool-{self.number:04d}.npy")
+        return load_array(self.folder / f"pool-{self.number:04d}.npy")
 
     @cached_property
     def fixed(self) -> np.ndarray:
         """Frames × fixed points: signed distance to each frame's surface, Å."""
-        return _load_array(self.folder / f"fixed-{self.number:04d}.npy")
+        return load_array(self.folder / f"fixed-{self.number:04d}.npy")
 
     def rows(self, kind: Kind, frame: int, stored: np.ndarray) -> Rows:
         """Return a frame's rows as they were stored, ready to be sliced."""
@@ -177,17 +173,17 @@ class PreparedTrajectory:
     @cached_property
     def times_ps(self) -> np.ndarray:
         """Time of each frame, ps, from the first frame."""
-        return np.array(_load_array(self.folder / "times_ps.npy"))
+        return np.array(load_array(self.folder / "times_ps.npy"))
 
     @cached_property
     def positions(self) -> np.ndarray:
         """Superposed atoms, frames × atoms × 3, Å, memory-mapped."""
-        return _load_array(self.folder / "positions.npy")
+        return load_array(self.folder / "positions.npy")
 
     @cached_property
     def fixed(self) -> np.ndarray:
         """Places around the first frame's surface (`FIXED_COLUMNS`), drawn without any later."""
-        return np.array(_load_array(self.folder / "fixed.npy"))
+        return np.array(load_array(self.folder / "fixed.npy"))
 
     def fixed_distances(self, frame: int) -> np.ndarray:
         """Return the signed distance of a frame's surface at the fixed points, Å."""
@@ -235,6 +231,11 @@ class Dataset:
         """SHA-256 of the manifest, which covers all files."""
         return atomic.sha256(self.folder / "manifest.json")
 
+    @property
+    def notices(self) -> list[Notice]:
+        """What was dropped, assumed or guessed when it was made."""
+        return from_json(self.manifest["notices"])
+
 
 def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
     """Open a prepared data set; arrays are memory-mapped when first used.
@@ -244,7 +245,8 @@ def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
         verify: Compare the SHA-256 of every file first.
 
     Raises:
-        InputError: No complete data set, a newer format, or a file that is not as promised.
+        InputError: No complete data set, a newer format, or a file that is not as promised; with
+            ``verify`` also an array or a shard that was added.
     """
     if not (folder / "manifest.json").exists():
         why = "is not complete: run undula prepare again" if folder.exists() else "does not exist"
@@ -252,14 +254,55 @@ def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
     manifest = read_json(folder / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{folder} has the data format {manifest.get('format')}, not {FORMAT}")
-    for name, promised in manifest["files"].items():
+    try:
+        missing = next((f for f in manifest["files"] if not (folder / f).is_file()), None)
+        if missing is not None:
+            raise InputError(f"{folder / missing} is missing")
+        if verify:
+            verify_files(folder, manifest["files"])
+        check_request(folder, manifest)
+        trajectories = tuple(_trajectory(folder, entry) for entry in manifest["trajectories"])
+        asked = [(one["name"], one["holdout"]) for one in manifest["request"]["trajectories"]]
+        if asked != [(one.name, one.holdout) for one in trajectories]:
+            raise InputError(f"{folder / 'manifest.json'} is damaged: others were asked for")
+        from_json(manifest["notices"])  # damaged ones are found here, not where they are told
+        return Dataset(folder, manifest, read_structure(folder), trajectories)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / 'manifest.json'} is damaged: {error!r}") from error
+
+
+def check_request(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise where a manifest, which nothing signs, repeats another request than was written.
+
+    Raises:
+        InputError: They differ.
+    """
+    if manifest["request"] != read_json(folder / "request.json"):
+        raise InputError(f"{folder / 'manifest.json'} is damaged: it differs from request.json")
+
+
+def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
+    """Compare every file of a folder with its manifest.
+
+    Args:
+        folder: Of a data set or of recordings.
+        promised: File → SHA-256.
+
+    Raises:
+        InputError: A file is missing or has changed, or an array or a description of one lies
+            there that the manifest does not name.
+    """
+    for name, digest in promised.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing")
-        if verify and atomic.sha256(path) != promised:
-            raise InputError(f"{path} has changed since the data set was made")
-    trajectories = tuple(_trajectory(folder, entry) for entry in manifest["trajectories"])
-    return Dataset(folder, manifest, read_structure(folder), trajectories)
+        if atomic.sha256(path) != digest:
+            raise InputError(f"{path} has changed since it was made")
+    for pattern in ("*.npy", "shard-*.json", "*.recording.json"):
+        for path in sorted(folder.rglob(pattern)):
+            known = path.relative_to(folder).as_posix() in promised
+            if not known and not path.name.startswith(atomic.OWN_PREFIX):
+                raise InputError(f"{path} is no part of what {folder / 'manifest.json'} names")
 
 
 def _trajectory(folder: Path, entry: Mapping[str, Any]) -> PreparedTrajectory:
@@ -268,7 +311,7 @@ def _trajectory(folder: Path, entry: Mapping[str, Any]) -> PreparedTrajectory:
     shards = tuple(
         Shard(place, number, read_json(place / shard_files(number)[-1])) for number in numbers
     )
-    return PreparedTrajectory(
+    made = PreparedTrajectory(
         folder=place,
         name=entry["name"],
         holdout=entry["holdout"],
@@ -276,3 +319,21 @@ def _trajectory(folder: Path, entry: Mapping[str, Any]) -> PreparedTrajectory:
         pool_rows=tuple(entry["pool_rows"]),
         shards=shards,
     )
+    _check_lengths(made, entry["frames"])
+    return made
+
+
+def _check_lengths(made: PreparedTrajectory, frames: int) -> None:
+    """Raise where a trajectory or its shards hold other numbers of frames or rows than promised."""
+    every, fixed = made.frames_per_shard, len(load_array(made.folder / "fixed.npy"))
+    shares = [min(every, frames - first) for first in range(0, frames, every)]
+    if len(made.times_ps) != frames or len(made.positions) != frames:
+        raise InputError(f"{made.folder} should hold {frames} frames")
+    for shard, share in zip(made.shards, shares, strict=True):
+        held = (len(shard.description["surface_rows"]), len(shard.pool), len(shard.fixed))
+        rows = shard.pool.shape[1], len(shard.surface), shard.fixed.shape[1]
+        if held != (share,) * 3 or rows != (sum(made.pool_rows), shard.surface_ends[-1], fixed):
+            raise InputError(
+                f"{shard.folder / shard_files(shard.number)[-1]} or an array of it does not hold "
+                f"{share} frames as promised"
+            )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from undula.atomic import sha256
 from undula.errors import InputError, Notice, UsageError
@@ -15,11 +17,13 @@ from undula.io.models import open_models
 from undula.io.structures import load_structure
 from undula.io.trajectories import (
     check_coordinates,
+    check_moves,
     frame_times,
     load_trajectory,
     load_whole_structure,
     open_trajectory,
 )
+from undula.notices import placed
 from undula.types import Structure
 
 PURPOSES = ("surface", "motion")
@@ -35,6 +39,7 @@ class Inspection:
         format: Such as ``pdb`` or ``xtc``.
         sha256: Of the file as it is, in hexadecimal.
         families: Which families it can serve: ``surface``, ``motion``.
+        why_not: Why it cannot serve the others, a sentence each.
         atoms: Atoms that would be used.
         file_atoms: Atoms in the file (in one model or frame).
         residues: Residues that would be used; none for a trajectory by itself.
@@ -49,6 +54,7 @@ class Inspection:
     format: str
     sha256: str
     families: tuple[str, ...]
+    why_not: Mapping[str, str]
     atoms: int
     file_atoms: int
     residues: int | None
@@ -65,6 +71,7 @@ class Inspection:
             "format": self.format,
             "sha256": self.sha256,
             "families": list(self.families),
+            "why_not": dict(self.why_not),
             "atoms": self.atoms,
             "file_atoms": self.file_atoms,
             "residues": self.residues,
@@ -85,6 +92,7 @@ class Inspection:
             first, last = self.times_ps
             lines.append(f"  {self.frames} frames from {first:g} to {last:g} ps")
         lines.append(f"  {self.memory_bytes / 2**20:.1f} MiB of positions once read")
+        lines += [f"  not for {family}: {why}" for family, why in self.why_not.items()]
         lines += [f"  notice: {notice}" for notice in self.notices]
         return "\n".join(lines)
 
@@ -112,14 +120,18 @@ def inspect(
     name = recognise(path)
     if name not in STRUCTURE_FORMATS:
         if purpose == "surface":
-            raise InputError(
-                f"{path}: this is a trajectory ({name.upper()}); a surface needs a structure "
-                "(PDB, mmCIF or GRO)"
-            )
+            raise InputError(_no_surface(path, name))
         return _inspected_motion(path, name, topology)
     if purpose == "motion":
         return _inspected_motion(path, name, path if topology is None else topology)
     return _inspected_structure(path, name, purpose)
+
+
+def _no_surface(path: Path, name: str) -> str:
+    return (
+        f"{path}: this is a trajectory ({name.upper()}); a surface needs a structure "
+        "(PDB, mmCIF or GRO)"
+    )
 
 
 def require_surface(structure: Structure) -> None:
@@ -130,27 +142,34 @@ def require_surface(structure: Structure) -> None:
     """
     for notice in structure.notices:
         if notice.code == "alpha-carbons-only":
-            raise InputError(f"{structure.name}: {notice.message}; a surface needs all heavy atoms")
+            raise InputError(f"{notice}; a surface needs all heavy atoms")
 
 
 def _inspected_structure(path: Path, name: str, purpose: str | None) -> Inspection:
-    families = []
+    families: list[str] = []
+    why_not: dict[str, str] = {}
     try:
         structure = load_structure(path)
         require_surface(structure)
         families.append("surface")
-    except InputError:
+    except InputError as error:
         if purpose == "surface":
             raise
         structure = load_whole_structure(path)
-    models = open_models(path).frames
-    if models > 1:
+        why_not["surface"] = str(error)
+    file = open_models(path)
+    models = file.frames
+    try:
+        check_moves(path, torch.from_numpy(file.table.positions.reshape(models, -1, 3)))
         families.append("motion")
+    except InputError as error:
+        why_not["motion"] = f"{error}; name a trajectory beside it"
     return Inspection(
         path=path,
         format=name,
         sha256=sha256(path),
         families=tuple(families),
+        why_not=why_not,
         atoms=len(structure),
         file_atoms=structure.file_atoms,
         residues=structure.residues,
@@ -170,7 +189,8 @@ def _inspected_motion(path: Path, name: str, topology: str | Path | None) -> Ins
     times, kept, notices = frame_times(file, time_unit="ps", frame_ps=None, within=slice(None))
     moved = False
     first: np.ndarray | None = None
-    found: dict[Notice, None] = dict.fromkeys((*file.notices, *notices))
+    told = () if structure is None else structure.notices
+    found: dict[Notice, None] = dict.fromkeys((*told, *placed((*file.notices, *notices), path)))
     block = max(2, _BLOCK_BYTES // (12 * file.atoms))
     for start in range(0, file.frames, block):
         if structure is None:
@@ -191,6 +211,7 @@ def _inspected_motion(path: Path, name: str, topology: str | Path | None) -> Ins
         format=name,
         sha256=sha256(path),
         families=("motion",),
+        why_not={} if name in STRUCTURE_FORMATS else {"surface": _no_surface(path, name)},
         atoms=file.atoms if structure is None else len(structure),
         file_atoms=file.atoms,
         residues=None if structure is None else structure.residues,

@@ -48,10 +48,12 @@ class ModelFile:
         """Read some atoms of some models."""
         whole = self.table.positions.reshape(self.frames, self.atoms, 3)
         box = np.zeros((self.frames, 3, 3)) if self.table.box is None else self.table.box
-        return Frames(
-            positions=whole[np.ix_(frames, atoms)].astype(np.float32),
-            box=box[frames].astype(np.float32),
-        )
+        # What is too large for single precision is infinite; whoever asked for it looks at that.
+        with np.errstate(over="ignore"):
+            return Frames(
+                positions=whole[np.ix_(frames, atoms)].astype(np.float32),
+                box=box[frames].astype(np.float32),
+            )
 
 
 def open_models(path: Path) -> ModelFile:

@@ -33,8 +33,16 @@ from torch import Tensor
 
 import undula
 from undula import atomic
-from undula.errors import InputError, Notice
-from undula.io.datasets import read_json, read_structure, write_structure
+from undula.errors import InputError, Notice, one_line
+from undula.io.arrays import load_array
+from undula.io.datasets import (
+    check_request,
+    read_json,
+    read_structure,
+    verify_files,
+    write_structure,
+)
+from undula.notices import REPORT, from_json, merged, write_report
 from undula.types import MolecularSystem
 
 KIND = "recordings"
@@ -251,6 +259,11 @@ class Recordings:
         """SHA-256 of the manifest, which covers all files."""
         return atomic.sha256(self.folder / "manifest.json")
 
+    @property
+    def notices(self) -> list[Notice]:
+        """What was dropped, assumed or guessed when they were made."""
+        return from_json(self.manifest["notices"])
+
     def named(self, name: str) -> Recording:
         """Return a recording by its name.
 
@@ -267,11 +280,9 @@ class Recordings:
         """Compare the SHA-256 of every file with the manifest.
 
         Raises:
-            InputError: A file has changed.
+            InputError: A file has changed, is missing, or was added.
         """
-        for name, promised in self.manifest["files"].items():
-            if atomic.sha256(self.folder / name) != promised:
-                raise InputError(f"{self.folder / name} has changed since it was recorded")
+        verify_files(self.folder, self.manifest["files"])
 
 
 def central_differences(
@@ -388,9 +399,11 @@ def finish_recordings(
     for entry in entries:
         files |= entry.pop("sha256")
         files[_description(entry["name"])] = atomic.sha256(folder / _description(entry["name"]))
-    told = [notice.as_dict() for notice in notices]
+    told = list(notices)
     for entry in entries:
-        told += entry.pop("notices")
+        told += from_json(entry.pop("notices"))
+    lengths = {entry["name"]: entry["frames"] for entry in entries}
+    files[REPORT] = write_report(folder, told, recordings=lengths)
     atomic.write_json(
         folder / "manifest.json",
         {
@@ -406,7 +419,7 @@ def finish_recordings(
                 **{package: metadata.version(package) for package in ("numpy", "torch")},
             },
             "recordings": entries,
-            "notices": [told[k] for k in range(len(told)) if told[k] not in told[:k]],
+            "notices": [notice.as_dict() for notice in merged(told)],
             "files": files,
         },
     )
@@ -439,14 +452,18 @@ def open_recordings(folder: Path) -> Recordings:
         missing = next((f for f in manifest["files"] if not (folder / f).is_file()), None)
         if missing is not None:
             raise InputError(f"{folder / missing} is missing")
+        check_request(folder, manifest)
         system = read_system(folder)
         recordings = tuple(
             _recording(folder, entry, len(system)) for entry in manifest["recordings"]
         )
+        if {one.frame_ps for one in recordings} != {manifest["frame_ps"]}:
+            raise InputError(f"{folder / 'manifest.json'} is damaged: its frame_ps is another")
         reference = None
         if "reference.npy" in manifest["files"]:
             stored = _array(folder / "reference.npy", (len(system), 3), np.float64)
             reference = torch.from_numpy(np.array(stored))
+        from_json(manifest["notices"])  # damaged ones are found here, not where they are told
         return Recordings(
             folder=folder,
             manifest=manifest,
@@ -455,8 +472,10 @@ def open_recordings(folder: Path) -> Recordings:
             frame_ps=manifest["frame_ps"],
             reference=reference,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'manifest.json'} is damaged: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder / 'manifest.json'} is damaged: {one_line(error)}"
+        ) from error
 
 
 def _description(name: str) -> str:
@@ -490,19 +509,31 @@ def read_system(folder: Path) -> MolecularSystem:
     def numbers(label: str, shape: tuple[int, ...], kind: type) -> Tensor:
         return torch.from_numpy(np.array(_array(folder / f"system.{label}.npy", shape, kind)))
 
-    return MolecularSystem(
-        structure=structure,
-        bonds=numbers("bonds", (2, described["bonds"]), np.int64),
-        molecules=numbers("molecules", (atoms,), np.int64),
-        kinds=np.array(described["kinds"], dtype=str),
-        masses=numbers("masses", (atoms,), np.float64),
-        charges=numbers("charges", (atoms,), np.float64) if described["charges"] else None,
-    )
+    try:
+        return MolecularSystem(
+            structure=structure,
+            bonds=numbers("bonds", (2, described["bonds"]), np.int64),
+            molecules=numbers("molecules", (atoms,), np.int64),
+            kinds=np.array(described["kinds"], dtype=str),
+            masses=numbers("masses", (atoms,), np.float64),
+            charges=numbers("charges", (atoms,), np.float64) if described["charges"] else None,
+        )
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        text = one_line(error)
+        damaged = f"{folder / 'system.json'} is damaged: {text}"
+        raise InputError(text if text.startswith(str(folder)) else damaged) from error
 
 
 def _recording(folder: Path, entry: Mapping[str, Any], atoms: int) -> Recording:
     name, frames, known = entry["name"], entry["frames"], entry["velocity_frames"]
     boxes = {"constant": (3, 3), "per frame": (frames, 3, 3)}
+    described = read_json(folder / _description(name))
+    for key, value in entry.items():
+        if described.get(key) != value:
+            raise InputError(
+                f"{folder / 'manifest.json'} is damaged: {key} of {name} differs from "
+                f"{_description(name)}"
+            )
 
     def array(what: str, shape: tuple[int, ...], kind: type) -> np.ndarray:
         return _array(folder / f"{name}.{what}.npy", shape, kind)
@@ -521,12 +552,7 @@ def _recording(folder: Path, entry: Mapping[str, Any], atoms: int) -> Recording:
 
 def _array(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
     """Map an array into memory and see that it has the promised shape."""
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+    stored = load_array(path)
     if stored.shape != shape or stored.dtype != kind:
         raise InputError(
             f"{path} should hold {' × '.join(map(str, shape))} numbers of {kind.__name__}, "

@@ -42,6 +42,7 @@ from undula.io.gro import read_gro
 from undula.io.mmcif import read_mmcif
 from undula.io.pdb import read_pdb
 from undula.io.residues import guessed_element, is_virtual_site
+from undula.notices import placed
 from undula.types import Structure
 from undula.units import ANGSTROM_PER_NM
 
@@ -151,7 +152,7 @@ def load_structure(
         file_index=kept.rows - rows[0],
         file_atoms=len(rows),
         box=box,
-        notices=(*notices, *box_notice),
+        notices=placed((*notices, *box_notice), path),
     )
 
 
@@ -174,8 +175,13 @@ def load_atom_table(path: Path, *, length_unit: str = "auto") -> AtomTable:
     table = _READERS[name](path, read_text(path))
     unit = _NATIVE_UNIT[name] if length_unit == "auto" else length_unit
     scale = ANGSTROM_PER_NM if unit == "nm" else 1.0
-    box = None if table.box is None else table.box * scale
-    return replace(table, positions=table.positions * scale, box=box)
+    with np.errstate(over="ignore"):
+        positions = table.positions * scale
+        box = None if table.box is None else table.box * scale
+    far = np.nonzero(~np.isfinite(positions))[0]
+    if len(far):
+        raise InputError(f"{table.place(int(far[0]))}: this atom lies beyond all numbers")
+    return replace(table, positions=positions, box=box)
 
 
 def _model_notice(table: AtomTable, model: int) -> list[Notice]:

@@ -6,14 +6,17 @@ dropped or assumed is counted in a `Notice` of the trajectory.
 
 1.  The content decides the format. A file that was cut serves with its whole frames.
 2.  A frame must have as many atoms as the file of the structure, or as many as the structure.
-3.  A frame with a coordinate that is not finite or beyond 100,000 Å, or with an impossible
-    covalent bond (`undula.io.bonds.broken_frames`), refuses the file: damage is not repaired.
+3.  A frame with a coordinate that is not finite or beyond 100,000 Å, with a velocity beyond
+    100,000 Å/ps, or with an impossible covalent bond (`undula.io.bonds.broken_frames`), refuses
+    the file: damage is not repaired.
 4.  Times must increase. A frame is dropped whose time is not later than that of all frames kept
     before it (restarted runs repeat frames), and one whose time alone is out of order between
     its neighbours. If all times are equal, or there are none, frames are numbered from 0
     (one frame, one ps), and a notice says so.
 5.  A box thinner than 4 Å in some frame stands for no box in all.
 6.  Velocities are kept if every frame has them.
+7.  Frames that equal the one before are counted, and so are times between frames in which atoms
+    move far more or far less than heat moves them: the file may be in another unit of time.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from undula.elements import ELEMENTS
 from undula.errors import InputError, Notice, UsageError
 from undula.io.bonds import broken_frames, covalent_bonds
 from undula.io.boxes import SMALLEST_WIDTH, widths
@@ -34,13 +40,25 @@ from undula.io.models import ModelFile, open_models
 from undula.io.structures import load_structure
 from undula.io.trr import open_trr
 from undula.io.xtc import open_xtc
+from undula.notices import placed
 from undula.types import Structure, Trajectory
 from undula.units import PICOSECONDS
 
 LARGEST_COORDINATE = 1e5
 """Å; an atom farther from the origin is damage or a system that exploded."""
+LARGEST_VELOCITY = 1e5
+"""Å/ps; a thousand times what heat gives to hydrogen is damage or a system that exploded."""
 FEWEST_COMMON_BONDS = 0.98
 """Less than this share of the structure's bonds in a trajectory means another order of atoms."""
+
+FASTEST, SLOWEST = 5.0, 0.03
+"""How often faster than heat at 300 K atoms may move in the median; how far, in Å, they move at
+least between frames that are more than `LONG` apart (bonds alone swing wider)."""
+LONG = 0.5
+"""ps"""
+_BOLTZMANN = 0.831446
+"""u Å²/ps² per kelvin."""
+_EXAMINED = 50
 
 _OPEN: dict[str, Callable[[Path], FrameFile]] = {
     "xtc": open_xtc,
@@ -96,13 +114,16 @@ def load_trajectory(
     notices += box_notices
     positions = torch.from_numpy(frames.positions)
     notices += _check_bonds(path, structure, positions, box, kept)
+    notices += _repeated(path, positions, kept)
+    if frame_ps is None and not any(notice.code == "times-numbered" for notice in notices):
+        notices += _doubtful_times(structure, positions, times)
     return Trajectory(
         structure=structure,
         positions=positions,
         times_ps=torch.from_numpy(times),
         box=box,
         velocities=None if frames.velocities is None else torch.from_numpy(frames.velocities),
-        notices=tuple(notices),
+        notices=placed(notices, path),
     )
 
 
@@ -222,7 +243,7 @@ def _increasing(times: np.ndarray) -> np.ndarray:
     before = np.concatenate([[-np.inf], around[:-1]])
     after = np.concatenate([around[1:], [np.inf]])
     # One time out of order between two neighbours that are in order with each other.
-    before_last = np.concatenate([[-np.inf, -np.inf], around[:-2]])
+    before_last = np.concatenate([[-np.inf, -np.inf], around[:-2]])[: len(around)]
     alone = (around >= after) & (after > before) & (before > before_last)
     good[index[alone]] = False
     index = np.nonzero(good)[0]
@@ -232,7 +253,7 @@ def _increasing(times: np.ndarray) -> np.ndarray:
 
 
 def check_coordinates(path: Path, frames: Frames, numbers: np.ndarray) -> None:
-    """Raise where a coordinate is not finite or absurdly far away.
+    """Raise where a coordinate or a velocity is not finite or absurdly large.
 
     Args:
         path: For the message.
@@ -251,6 +272,62 @@ def check_coordinates(path: Path, frames: Frames, numbers: np.ndarray) -> None:
         raise InputError(
             f"{path}: frame {numbers[frame] + 1}: a coordinate of atom {atom + 1} {far}"
         )
+    if frames.velocities is not None:
+        bad = ~(np.abs(frames.velocities) <= LARGEST_VELOCITY)
+        if bad.any():
+            frame, atom, _ = (int(values[0]) for values in np.nonzero(bad))
+            raise InputError(
+                f"{path}: frame {numbers[frame] + 1}: the velocity of atom {atom + 1} is not "
+                f"finite or beyond {LARGEST_VELOCITY:,.0f} Å/ps"
+            )
+
+
+def check_moves(path: Path, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """Raise where there is nothing to learn or to forecast from: one frame, or the same again.
+
+    Args:
+        path: For the message.
+        positions: All frames that are used, Å.
+
+    Raises:
+        InputError: There is one frame, or all are alike.
+    """
+    if len(positions) < 2:
+        raise InputError(f"{path}: there is one frame; motion needs at least two")
+    if not (positions[1:] != positions[:1]).any():
+        raise InputError(f"{path}: all {len(positions)} frames are the same, nothing moves")
+
+
+def _repeated(
+    path: Path, positions: Float[Tensor, "frames atoms 3"], numbers: np.ndarray
+) -> list[Notice]:
+    same = [index for index in range(1, len(positions)) if torch.equal(*positions[index - 1 :][:2])]
+    if not same:
+        return []
+    message = f"{len(same)} frames are the same as those before them"
+    place = f"{path}: frame {numbers[same[0]] + 1}"
+    return [Notice(code="frames-repeated", message=message, count=len(same), place=place)]
+
+
+def _doubtful_times(
+    structure: Structure, positions: Float[Tensor, "frames atoms 3"], times: np.ndarray
+) -> list[Notice]:
+    """Compare how far atoms move between frames with how far heat moves them, by rule 7."""
+    if len(positions) < 2:
+        return []
+    rows = torch.linspace(0, len(positions) - 2, min(len(positions) - 1, _EXAMINED)).long()
+    moved = float((positions[rows + 1] - positions[rows]).norm(dim=-1).median())
+    step = float(np.median(np.diff(times)))
+    mass = float(np.median([ELEMENTS[symbol].mass for symbol in structure.elements.tolist()]))
+    by_heat = step * (3 * _BOLTZMANN * 300 / mass) ** 0.5
+    if moved > FASTEST * by_heat:
+        why = "faster than heat moves them: another unit of time, or a system that explodes?"
+    elif step > LONG and 0 < moved < SLOWEST:
+        why = "hardly anything: are the times in fs, or is this a minimisation?"
+    else:
+        return []
+    message = f"atoms move {moved:.2g} Å between frames that are {step:g} ps apart, {why}"
+    return [Notice(code="times-doubtful", message=message, count=len(positions))]
 
 
 def _box(frames: Frames) -> tuple[torch.Tensor | None, list[Notice]]:

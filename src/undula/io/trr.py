@@ -161,7 +161,9 @@ def _is_zero(file: BinaryIO, header: TrrHeader, offset: int | None) -> bool:
     if offset is None or header.atoms == 1:
         return False
     few = 3 * min(header.atoms, 64)
-    return not (_reals(file, header, offset, few).any() or _block(file, header, offset).any())
+    # A damaged number may be none; whoever asked for it looks at that.
+    with np.errstate(invalid="ignore"):
+        return not (_reals(file, header, offset, few).any() or _block(file, header, offset).any())
 
 
 def _block(file: BinaryIO, header: TrrHeader, offset: int | None) -> np.ndarray:

@@ -20,7 +20,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from undula import atomic
-from undula.errors import InputError, MachineError, Notice
+from undula.errors import InputError, MachineError, Notice, UndulaError, one_line
 
 FORMAT = 1
 """Number of the layout described above; a reader refuses larger ones."""
@@ -39,6 +40,17 @@ FORMAT = 1
 _KEY = "undula"
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
+_MISFITS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    UndulaError,
+)
+"""What a description that cannot be meant makes constructors raise."""
 
 
 class NewerFormatError(InputError):
@@ -125,6 +137,28 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, body["metadata"]
 
 
+@contextmanager
+def described_in(path: Path) -> Iterator[None]:
+    """Let what is built from a file's description fail by one sentence that names the file.
+
+    Checksums say that a file is as it was written, not that a model can be made of what it says:
+    another program, or another version, may have written it.
+
+    Raises:
+        InputError: The body of the ``with`` raised what wrong keys, kinds, shapes or values raise.
+    """
+    try:
+        yield
+    except (NewerFormatError, MachineError):
+        raise
+    except KeyError as error:
+        raise InputError(f"{path} is damaged: it lacks {one_line(error)}") from error
+    except _MISFITS as error:
+        if isinstance(error, InputError) and str(error).startswith(str(path.parent)):
+            raise
+        raise InputError(f"{path} is damaged: {one_line(error)}") from error
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Copy tensors into a module of the same architecture.
 
@@ -154,6 +188,17 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
     module.load_state_dict(dict(tensors))
 
 
+def check_dtypes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise where a tensor has another dtype than the module's: torch would cast it in silence.
+
+    Raises:
+        ValueError: Naming the first such tensor.
+    """
+    for name, expected in module.state_dict().items():
+        if name in tensors and tensors[name].dtype != expected.dtype:
+            raise ValueError(f"tensor {name!r} is {tensors[name].dtype}, not {expected.dtype}")
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint under ``folder/checkpoints``; until its manifest is there it is none.
 
@@ -168,7 +213,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         MachineError: The place is full, read-only or not allowed; older checkpoints are intact.
     """
     place = checkpoint_place(folder, checkpoint.step)
-    _forget_manifest(place)
+    atomic.discard(place / _MANIFEST)
     files = {
         f"{name}.safetensors": save_weights(place / f"{name}.safetensors", tensors, {})
         for name, tensors in checkpoint.tensors.items()
@@ -272,6 +317,11 @@ def checkpoint_place(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"{step:08d}"
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Return the steps of which a run has checkpoints, finished or not, in ascending order."""
+    return [int(place.name) for place in _places(folder)]
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
     """Return the optimiser's state as tensors called ``parameter/quantity``.
 
@@ -296,12 +346,27 @@ def restore_optimizer(
         optimizer: An optimiser over the same parameters.
         tensors: The tensors by name.
         names: Names of its parameters, in the order of its groups.
+
+    Raises:
+        InputError: They are those of other parameters.
     """
     index = {name: position for position, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        name, quantity = key.rsplit("/", 1)
+        name, _, quantity = key.rpartition("/")
+        if name not in index:
+            raise InputError(f"the optimiser's state has {key!r}, which is of another model")
         state.setdefault(index[name], {})[quantity] = value
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    quantities = {frozenset(one) for one in state.values()}
+    if len(quantities) > 1 or (state and len(state) != len(parameters)):
+        raise InputError("the optimiser's state lacks parameters or quantities")
+    for position, one in state.items():
+        for quantity, value in one.items():
+            if value.ndim and value.shape != parameters[position].shape:
+                raise InputError(
+                    f"the optimiser's state holds {names[position]}/{quantity} of another shape"
+                )
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -317,9 +382,10 @@ def _metadata(path: Path, data: bytes) -> dict[str, Any]:
             )
         raise InputError(f"{path} is no safetensors file, or is cut in its header")
     try:
-        body = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        header = atomic.parsed_json(data[8 : 8 + length])
+        body = atomic.parsed_json(header["__metadata__"][_KEY])
         signature = body.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} has no readable undula checksums in its header: it is damaged, or was "
             "written by another program"
@@ -379,8 +445,8 @@ def _read(path: Path) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        value = atomic.parsed_json(_read(path))
+    except ValueError as error:
         raise InputError(f"{path} is damaged: it is no JSON") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: it is no JSON object")
@@ -394,16 +460,8 @@ def _places(folder: Path) -> list[Path]:
     return sorted(numbered, key=lambda place: int(place.name))
 
 
-def _forget_manifest(place: Path) -> None:
-    """Make a checkpoint unfinished before any of its files changes."""
-    try:
-        (place / _MANIFEST).unlink(missing_ok=True)
-    except OSError as error:
-        raise MachineError(f"cannot change {place}: {error.strerror or error}") from error
-
-
 def _remove(place: Path) -> None:
-    _forget_manifest(place)
+    atomic.discard(place / _MANIFEST)
     try:
         shutil.rmtree(place)
     except OSError as error:

@@ -6,8 +6,8 @@ import difflib
 import json
 import math
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from undula import atomic
-from undula.errors import InputError, Notice, UsageError
+from undula.errors import InputError, MachineError, Notice, UsageError, one_line
 from undula.learn.average import update_average, weights_from
 from undula.learn.checkpoint import (
     Checkpoint,
     checkpoint_place,
+    checkpoint_steps,
     load_checkpoint,
     load_into,
     newest_checkpoint,
@@ -33,9 +34,11 @@ from undula.learn.checkpoint import (
     save_weights,
 )
 from undula.learn.interruption import Interrupted, Interruption, StopNow
+from undula.learn.plateau import Plateau, judged
 from undula.learn.progress import Progress, SilentProgress
-from undula.learn.recipe import FitConfig, batch_seed, check_same, learning_rate
+from undula.learn.recipe import FitConfig, batch_seed, check_same, learning_rate, timeless
 from undula.learn.task import Task, moved
+from undula.locks import claimed
 
 Result = TypeVar("Result")
 
@@ -54,6 +57,7 @@ class FitResult:
         metrics: Validation measures at that step; None for a value that was not finite.
         history: ``training`` and ``validation`` records, also in ``history.json``.
         notices: What was assumed, skipped or repaired.
+        plateau: Why a training in cycles ended, also in ``plateau.json``; none without cycles.
     """
 
     step: int
@@ -61,6 +65,7 @@ class FitResult:
     metrics: dict[str, float | None]
     history: dict[str, list[dict[str, Any]]]
     notices: list[Notice]
+    plateau: Plateau | None = None
 
 
 def fit(
@@ -85,7 +90,8 @@ def fit(
             ``weights.safetensors``.
         progress: Hears what happens, on the first process only.
         configuration: JSON values that describe the task; a resumed run must have equal ones,
-            and they are stored with the weights.
+            and they are stored with the weights. The plateau alone may be another: a run that
+            would have gone on under it goes on.
 
     Returns:
         The final weights' place and measures, the history, and notices.
@@ -93,35 +99,70 @@ def fit(
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint of the last finished step is stored.
         DivergedError: A loss or gradient is not finite; the last checkpoint stays.
-        UsageError: The folder holds a run of another configuration, or there is no such monitor.
+        UsageError: The folder holds a run of another configuration, or one that went on beyond
+            where this one ends; or there is no such monitor or measure.
         InputError: All checkpoints in the folder are damaged, or of another architecture.
-        MachineError: The folder cannot be written.
+        MachineError: The folder cannot be written, or another process writes there; another
+            process of this training has ended.
     """
     from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     torch.set_flush_denormal(True)
     strategy = config.strategy
     if strategy == "auto" and (config.nodes > 1 or config.devices not in (1, "1", "auto")):
         # A mixture leaves the experts that nobody chose without gradient.
         strategy = "ddp_find_unused_parameters_true"
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        strategy=strategy,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        precision=config.precision,
-    )
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            strategy=strategy,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            precision=config.precision,
+        )
+    except (ValueError, TypeError, KeyError, RuntimeError, MisconfigurationException) as error:
+        raise UsageError(
+            "fit.accelerator, fit.devices, fit.nodes, fit.strategy and fit.precision cannot be had "
+            f"here together: {one_line(error)}"
+        ) from error
     fabric.launch()
     listener = progress if fabric.is_global_zero else SilentProgress()
-    with Interruption() as interruption:
+    with ExitStack() as held:
+        interruption = held.enter_context(Interruption())
+        held.enter_context(_lost_processes_named(folder, fabric.world_size))
+        if fabric.is_global_zero:
+            held.enter_context(claimed(folder))
         run = _Run(fabric, task, config, folder, listener, interruption, configuration or {})
         run.resume()
-        listener.started(run.position.step, config.steps)
         try:
             run.train()
         finally:
             listener.stopped()
-        return run.finish()
+        result = run.finish()
+        if interruption.signal_number is not None:
+            raise Interrupted(
+                f"training was stopped after its last step; the weights are stored ({folder})",
+                interruption.signal_number,
+            )
+        return result
+
+
+@contextmanager
+def _lost_processes_named(folder: Path, processes: int) -> Iterator[None]:
+    """Say in a sentence that another process of a training is gone: all of them end then."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or any(
+            library in str(error) for library in ("gloo", "NCCL", "Connection closed by peer")
+        )
+        if processes == 1 or not lost:
+            raise
+        raise MachineError(
+            f"another process of the training in {folder} has ended; its last checkpoint is "
+            "kept, and the same command goes on from there"
+        ) from error
 
 
 @dataclass(kw_only=True)
@@ -162,7 +203,7 @@ class _Run:
     ) -> None:
         self.fabric, self.task, self.config, self.folder = fabric, task, config, folder
         self.progress, self.interruption = progress, interruption
-        described = {"fit": asdict(config), "task": configuration, "processes": fabric.world_size}
+        described = {"fit": config.plain(), "task": configuration, "processes": fabric.world_size}
         self.configuration: dict[str, Any] = json.loads(json.dumps(described))
         self.names, self.factors, groups = _groups(task)
         self.optimizer = torch.optim.AdamW(
@@ -192,13 +233,11 @@ class _Run:
             return
         place = checkpoint_place(self.folder, step)
         found = found or load_checkpoint(place)
-        check_same(found.state["configuration"], self.configuration, self.folder)
-        self.position = _Position(**found.state["position"])
-        load_into(self.task.module, found.tensors["weights"], place / "weights.safetensors")
-        restore_optimizer(self.optimizer, found.tensors["optimizer"], self.names)
-        if self.average is not None:
-            for name, tensor in found.tensors["average"].items():
-                self.average[name].copy_(tensor)
+        try:
+            self._restore(found, place)
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise InputError(f"{place} is damaged, or of another training ({what})") from error
         self.saved = step, self.position.evaluated
         text = f"training goes on from step {step}"
         self._notice(Notice(code="training-resumed", message=text, place=str(self.folder)))
@@ -206,9 +245,23 @@ class _Run:
         if self.fabric.is_global_zero:
             remove_checkpoints_after(self.folder, step)
 
+    def _restore(self, found: Checkpoint, place: Path) -> None:
+        """Put back what a checkpoint holds."""
+        before, now = (timeless(one) for one in (found.state["configuration"], self.configuration))
+        check_same(before, now, self.folder)
+        self.position = _Position(**found.state["position"])
+        self._check_not_beyond()
+        load_into(self.task.module, found.tensors["weights"], place / "weights.safetensors")
+        restore_optimizer(self.optimizer, found.tensors["optimizer"], self.names)
+        if self.average is not None:
+            for name, tensor in found.tensors["average"].items():
+                self.average[name].copy_(tensor)
+
     def train(self) -> None:
         """Take steps, and between them evaluate, store and listen."""
         self.task.module.train()
+        cycle = self.config.steps
+        self.progress.started(self.position.step, max(1, -(-self.position.step // cycle)) * cycle)
         while True:
             position = self.position
             improved = False
@@ -224,29 +277,25 @@ class _Run:
                     f"from there ({self.folder})",
                     self.interruption.signal_number or signal.SIGTERM,
                 )
-            if position.step == self.config.steps:
+            if self._ended():
                 return
+            if position.step and position.step % cycle == 0:
+                self.progress.started(position.step, position.step + cycle)
             self.step()
 
     def step(self) -> None:
         """Take one step of the optimiser."""
-        config, position, process = self.config, self.position, self.fabric.global_rank
-        seed = batch_seed(config.seed, position.step, process)
-        rate = learning_rate(config, position.step)
+        config, position = self.config, self.position
+        seed = batch_seed(config.seed, position.step, self.fabric.global_rank)
+        rate = learning_rate(config, position.step % config.steps)
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = rate * factor
         self.stepper.zero_grad(set_to_none=True)
         torch.manual_seed(seed)
-        told: list[dict[str, Tensor]] = []
-        for part in range(config.micro_batches):
-            part_seed = batch_seed(config.seed, position.step, process, part)
-            drawn = self.task.batch(position.step, torch.Generator().manual_seed(part_seed))
-            compute = partial(self.task.loss, moved(drawn, self.fabric.device), position.step)
-            last = part == config.micro_batches - 1
-            with self.fabric.no_backward_sync(self.model, enabled=not last):
-                loss, parts = self.model(compute)
-                self.fabric.backward(loss / config.micro_batches)
-            told.append({"loss": loss, **{f"loss.{name}": parts[name] for name in sorted(parts)}})
+        told = self._told()
+        if told is None:
+            self.stopping = True
+            return
         longest = math.inf if config.clip_norm is None else config.clip_norm
         norm = self.fabric.clip_gradients(
             self.model, self.stepper, max_norm=longest, error_if_nonfinite=False
@@ -265,6 +314,35 @@ class _Run:
         self._record({**values, "learning_rate": rate})
         self.progress.advanced(position.step, values["loss"])
 
+    def _told(self) -> list[dict[str, Tensor]] | None:
+        """Add up the gradients of all parts of a step; None where a signal broke it off.
+
+        A step may take longer than whoever stops us has patience. One process alone drops it, and
+        what layers keep besides their weights is put back; several finish it together.
+        """
+        buffers = list(self.task.module.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        alone = self.fabric.world_size == 1
+        try:
+            with self.interruption.at_once() if alone else nullcontext():
+                return [self._part(part) for part in range(self.config.micro_batches)]
+        except StopNow:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            return None
+
+    def _part(self, part: int) -> dict[str, Tensor]:
+        """Add the gradient of a part of a step, and return its losses."""
+        config, step = self.config, self.position.step
+        seed = batch_seed(config.seed, step, self.fabric.global_rank, part)
+        drawn = self.task.batch(step, torch.Generator().manual_seed(seed))
+        compute = partial(self.task.loss, moved(drawn, self.fabric.device), step)
+        last = part == config.micro_batches - 1
+        with self.fabric.no_backward_sync(self.model, enabled=not last):
+            loss, parts = self.model(compute)
+            self.fabric.backward(loss / config.micro_batches)
+        return {"loss": loss, **{f"loss.{name}": parts[name] for name in sorted(parts)}}
+
     def evaluate(self) -> bool:
         """Measure on validation data and say whether this is the best so far."""
         measured: dict[str, float | None] | None = None
@@ -277,10 +355,11 @@ class _Run:
         if measured is None:
             self.stopping = True
             return False
-        position, monitor = self.position, self.config.monitor
-        if monitor is not None and monitor not in measured:
-            near = difflib.get_close_matches(monitor, measured, 1, 0) or ["none"]
-            raise UsageError(f"the task measures no {monitor!r}; the nearest is {near[0]!r}")
+        position, rule = self.position, self.config.plateau
+        for name in (self.config.monitor, None if rule is None else rule.measure):
+            if name is not None and name not in measured:
+                near = difflib.get_close_matches(name, measured, 1, 0) or ["none"]
+                raise UsageError(f"the task measures no {name!r}; the nearest is {near[0]!r}")
         position.evaluated = position.step
         position.history["validation"].append({"step": position.step, **measured})
         self.progress.evaluated(position.step, measured)
@@ -288,7 +367,7 @@ class _Run:
 
     def save(self) -> None:
         """Store a checkpoint and remove those that are no longer needed."""
-        step, earlier = self.position.step, self.saved[0]
+        step = self.position.step
         self.saved = step, self.position.evaluated
         if not self.fabric.is_global_zero:
             return
@@ -300,14 +379,23 @@ class _Run:
             tensors["average"] = self.average
         state = {"configuration": self.configuration, "position": asdict(self.position)}
         save_checkpoint(self.folder, Checkpoint(step=step, tensors=tensors, state=state))
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Write the history, and remove the checkpoints that are no longer needed.
+
+        At the end once more: the run may have been killed between its last checkpoint and this.
+        """
         atomic.write_json(self.folder / "history.json", self.position.history)
-        best = (self._best(earlier), self._best(step))
+        newest = checkpoint_steps(self.folder)[-2:]
+        best = [*(self._best(step) for step in newest), self._best_end()]
         prune_checkpoints(self.folder, [one for one in best if one is not None])
 
     def finish(self) -> FitResult:
         """Store the final weights and leave them in the module."""
         position, path = self.position, self.folder / "weights.safetensors"
-        chosen = position.step if self.config.keep == "last" else self._best(position.step)
+        last = self._best_end() or position.step
+        chosen = last if self.config.keep == "last" else self._best(position.step)
         if chosen is None:
             raise DivergedError(
                 f"{self.folder}: {self.config.monitor} was not finite at any evaluation, so no "
@@ -322,7 +410,11 @@ class _Run:
         measured = {m["step"]: m for m in position.history["validation"]}[chosen]
         metrics = {name: value for name, value in measured.items() if name != "step"}
         metadata = {"configuration": self.configuration, "step": chosen, "metrics": metrics}
+        plateau = self._plateau()
         if self.fabric.is_global_zero:
+            self._tidy()
+            if plateau is not None:
+                atomic.write_json(self.folder / "plateau.json", plateau.plain())
             save_weights(path, tensors, metadata)
         self.fabric.barrier()
         return FitResult(
@@ -331,7 +423,39 @@ class _Run:
             metrics=metrics,
             history=position.history,
             notices=self.notices,
+            plateau=plateau,
         )
+
+    def _ended(self) -> bool:
+        """Whether the last step is done."""
+        if self.position.step == 0 or self.position.step % self.config.steps:
+            return False
+        plateau = self._plateau()
+        return plateau is None or plateau.ended
+
+    def _plateau(self) -> Plateau | None:
+        """Judge the cycles that are done; none without cycles."""
+        config = self.config
+        if config.plateau is None:
+            return None
+        return judged(self.position.history["validation"], config.steps, config.plateau)
+
+    def _best_end(self) -> int | None:
+        """Return the step of the best end of a cycle; none without one."""
+        plateau = self._plateau()
+        return None if plateau is None else plateau.best * self.config.steps or None
+
+    def _check_not_beyond(self) -> None:
+        """Raise where the run of a folder went on beyond where this one ends."""
+        plateau, step, cycle = self._plateau(), self.position.step, self.config.steps
+        if plateau is not None and not plateau.ended:
+            return
+        last = cycle if plateau is None else len(plateau.ends) * cycle
+        if step > last:
+            raise UsageError(
+                f"the run in {self.folder} has gone on to step {step}, this one would end at "
+                f"{last}; ask for its plateau, or for another folder"
+            )
 
     def _measured(self) -> dict[str, float | None]:
         """Evaluate the averaged weights if there are any, else the present ones."""
@@ -371,8 +495,8 @@ class _Run:
             position.sums = {}
 
     def _due(self, every: int) -> bool:
-        """Whether something that happens every so many steps, and at the end, is due."""
-        return self.position.step % every == 0 or self.position.step == self.config.steps
+        """Whether something that happens every so many steps, and at ends of cycles, is due."""
+        return self.position.step % every == 0 or self.position.step % self.config.steps == 0
 
     def _best(self, until: int) -> int | None:
         """Return the step of the best evaluation up to a step; the first of equals."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from undula.errors import UndulaError
 
@@ -36,7 +36,13 @@ class Interruption:
 
     The first signal is remembered in ``signal_number``; a second one finds the usual handlers
     again. Outside the main thread, where Python allows no handlers, nothing is heard.
+
+    Attributes:
+        active: How many such blocks there are now in the process.
+        signal_number: The first signal that was heard, or none.
     """
+
+    active: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -44,6 +50,7 @@ class Interruption:
         self._at_once = False
 
     def __enter__(self) -> Interruption:
+        Interruption.active += 1
         if threading.current_thread() is threading.main_thread():
             self._usual = {number: signal.signal(number, self._heard) for number in _SIGNALS}
         return self
@@ -55,6 +62,7 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         self._restore()
+        Interruption.active -= 1
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

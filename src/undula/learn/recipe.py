@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from undula.errors import UsageError
+from undula.learn.plateau import PlateauConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class FitConfig:
     """How to train.
 
     Attributes:
-        steps: Optimiser steps (AdamW) in all.
+        steps: Optimiser steps (AdamW) in all; in each cycle where there is a plateau.
         learning_rate: Its highest value, for groups of factor 1.
         schedule: ``constant``, ``cosine`` (to zero at the end) or ``halving``.
         halve_every: Steps between two halvings; only for ``halving``.
@@ -41,6 +42,8 @@ class FitConfig:
         strategy: How they share the work, in Fabric's words; ``auto`` is DDP for several, in the
             form that allows parameters without gradient. With devices ``auto`` name it yourself.
         seed: Root of all chance.
+        plateau: Goes on in cycles until the validation no longer gets better; none for a single
+            one. Of the ends of cycles the best is kept, if ``keep`` is ``last``.
     """
 
     steps: int
@@ -64,10 +67,12 @@ class FitConfig:
     nodes: int = 1
     strategy: str = "auto"
     seed: int = 0
+    plateau: PlateauConfig | None = None
 
     def __post_init__(self) -> None:
         at_least = {"steps": 1, "micro_batches": 1, "record_every": 1, "evaluate_every": 1}
         at_least |= {"checkpoint_every": 1, "nodes": 1, "warmup_steps": 0, "weight_decay": 0}
+        at_least |= {"seed": 0}
         for name, least in at_least.items():
             if not least <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -82,6 +87,16 @@ class FitConfig:
         if (self.keep == "best") != (self.monitor is not None):
             raise UsageError("monitor names the measure for keep=best, and only for that")
 
+    def plain(self) -> dict[str, Any]:
+        """Return all settings for JSON; a plateau only where there is one.
+
+        So trainings without one are described as they were before there were plateaus.
+        """
+        found = asdict(self)
+        if self.plateau is None:
+            del found["plateau"]
+        return found
+
 
 def learning_rate(config: FitConfig, step: int) -> float:
     r"""Compute the learning rate of one step for groups of factor 1.
@@ -92,7 +107,7 @@ def learning_rate(config: FitConfig, step: int) -> float:
 
     Args:
         config: The rate η, the steps K, the warm-up w, the halving period h, the schedule.
-        step: Steps done before this one, k.
+        step: Steps done before this one, k; with a plateau, those of the present cycle.
 
     Returns:
         The rate; positive for every step of the run.
@@ -112,6 +127,12 @@ def batch_seed(seed: int, step: int, process: int = 0, micro_batch: int = 0) -> 
     """Compute the seed of one batch from the run's seed, so that chance has no memory."""
     text = f"undula batch {seed} {step} {process} {micro_batch}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def timeless(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a run without what decides nothing but when it ends."""
+    fit = {key: value for key, value in configuration["fit"].items() if key != "plateau"}
+    return {**configuration, "fit": fit}
 
 
 def check_same(stored: Mapping[str, Any], present: Mapping[str, Any], folder: Path) -> None:

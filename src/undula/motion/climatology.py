@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from math import log10
+from math import inf, log10
 from typing import Any
 
 import torch
@@ -354,6 +354,12 @@ class Climatology:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is no stored climatology: {error}") from error
+        if not made.knots or any(b <= a for a, b in pairwise((0, *made.knots))):
+            raise InputError(f"the stored climatology has knots that do not ascend: {made.knots}")
+        if not 0 < made.frame_ps < inf or made.observed < 1:
+            raise InputError(
+                f"the stored climatology observes {made.observed} frames {made.frame_ps} ps apart"
+            )
         expected = (len(made.kinds), len(made.knots), len(made.config.terms))
         for law in (made.known, made.differenced):
             if law is not None and law.response.shape != expected:

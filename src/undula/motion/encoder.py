@@ -77,6 +77,8 @@ class EncoderConfig:
             )
         if not 0 < self.cutoff < float("inf"):
             raise UsageError(f"encoder.cutoff must be positive, not {self.cutoff} Å")
+        if not self.neighbours > 0:
+            raise UsageError(f"encoder.neighbours must be positive, not {self.neighbours}")
         if self.oldest < 0:
             raise UsageError(f"encoder.oldest must be at least 0, not {self.oldest}")
 

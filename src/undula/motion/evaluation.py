@@ -12,12 +12,20 @@ paper_expected      the same of where a normally distributed atom is expected on
 paper_nearest       the same with the shortest image of each error
 crps                of a normal distribution along each axis, Å; none without a spread
 ==================  ==========================================================================
+
+A forecaster that says no velocities counts in the published error as one that says rest, which is
+what is expected of a velocity once it is forgotten; `Scored.at_rest` tells. One that forecasts
+only some of the atoms is scored on these. A rollout that leaves the range of what is possible
+keeps its last possible frame: its later errors are the errors of that frame, finite and bad, and
+`Scored.divergences` tells in how many windows. Leaving them out would score it where it fared
+well alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,7 +45,7 @@ from undula.motion.scores import (
     physical_error,
     target_windows,
 )
-from undula.motion.windows import AtomForecast, AtomForecaster, Window
+from undula.motion.windows import AtomForecast, AtomForecaster, Divergence, Window
 from undula.types import MolecularSystem
 
 MEASURES = ("physical", "paper", "paper_expected", "paper_nearest", "crps")
@@ -189,6 +197,7 @@ def point_scores(
     system: MolecularSystem,
     box: Float[Tensor, "3 3"] | None,
     ranges: PaperRanges,
+    atoms: Int[Tensor, " chosen"] | None = None,
 ) -> dict[str, list[float | None]]:
     """Compute all `MEASURES` at each time; none where a measure is not defined.
 
@@ -198,21 +207,24 @@ def point_scores(
         system: The atoms.
         box: Of the target frames.
         ranges: Of `ranges_of`.
+        atoms: Those that count; all if there are none.
     """
     scores: dict[str, list[float | None]] = {name: [None] * len(truth.moving) for name in MEASURES}
-    scores["physical"] = list(physical_error(forecast.mean, truth.motion.positions).tolist())
+    counting = slice(None) if atoms is None else atoms
+    some, came = forecast.mean[:, counting], truth.motion.positions[:, counting]
+    scores["physical"] = list(physical_error(some, came).tolist())
     if forecast.spread is not None:
-        wide = forecast.spread[..., None].expand_as(forecast.mean)
-        score = crps_normal(forecast.mean, wide, truth.motion.positions).mean(dim=(-1, -2))
+        wide = forecast.spread[:, counting, None].expand_as(some)
+        score = crps_normal(some, wide, came).mean(dim=(-1, -2))
         scores["crps"] = list(score.tolist())
     counted = torch.ones_like(truth.moving) if ranges.velocity is None else truth.moving
-    if ranges.velocity is not None and forecast.velocities is None:
-        return scores
     times = counted.nonzero().squeeze(-1)
     if len(times) == 0:
         return scores
     mean, speed = forecast.mean[times], forecast.velocities
-    told = Motion(positions=mean, velocities=None if speed is None else speed[times])
+    told = Motion(
+        positions=mean, velocities=torch.zeros_like(mean) if speed is None else speed[times]
+    )
     assert truth.motion.velocities is not None
     true = Motion(
         positions=truth.motion.positions[times], velocities=truth.motion.velocities[times]
@@ -223,9 +235,9 @@ def point_scores(
             told, positions=expected_wrapped(mean, forecast.spread[times], system, box)
         )
     values = {
-        "paper": paper_error(told, true, system, box, ranges),
-        "paper_expected": paper_error(expected, true, system, box, ranges),
-        "paper_nearest": paper_error(told, true, system, box, ranges, images="nearest"),
+        "paper": paper_error(told, true, system, box, ranges, atoms=atoms),
+        "paper_expected": paper_error(expected, true, system, box, ranges, atoms=atoms),
+        "paper_nearest": paper_error(told, true, system, box, ranges, "nearest", atoms),
     }
     for name, value in values.items():
         for time, number in zip(times.tolist(), value.tolist(), strict=True):
@@ -241,15 +253,73 @@ class Scored:
         standard: Measure → a number at each of `MotionScoring.standard_lags`.
         starts: Measure → for each start a number at each lag; none beyond the recording.
         pit: At each lag the counts of `normal_pit`, over all starts; none without a spread.
+        windows: How many windows were forecast.
+        divergences: Of the rollouts that left the range of what is possible.
+        at_rest: Whether velocities count that the forecaster does not say.
     """
 
     standard: dict[str, list[float | None]]
     starts: dict[str, list[list[float | None]]]
     pit: list[list[int]] | None
+    windows: int
+    divergences: tuple[Divergence, ...] = ()
+    at_rest: bool = False
 
     def plain(self) -> dict[str, object]:
-        """Return everything as plain values for JSON."""
-        return {"standard": self.standard, "starts": self.starts, "pit": self.pit}
+        """Return everything as plain values for JSON; what needs a remark only where there is."""
+        found: dict[str, object] = {
+            "standard": self.standard,
+            "starts": self.starts,
+            "pit": self.pit,
+        }
+        if self.divergences:
+            found["diverged"] = {
+                "windows": len(self.divergences),
+                "of": self.windows,
+                "after_ps": min(one.after_ps for one in self.divergences),
+                "share": max(one.share for one in self.divergences),
+            }
+        return found | ({"at_rest": True} if self.at_rest else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparing:
+    """How much of a scoring is left out for a forecaster that takes long; 0 for nothing.
+
+    Attributes:
+        starts: So many of the starts of each recording, evenly spread, at most.
+        frames: So many of the frames after the standard start, evenly spread, at most.
+        samples: So many futures at most, at least 2.
+        sample_starts: So many starts of samples, at most.
+    """
+
+    starts: int = 0
+    frames: int = 0
+    samples: int = 0
+    sample_starts: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("starts", "frames", "samples", "sample_starts"):
+            if getattr(self, name) < 0 or (name == "samples" and self.samples == 1):
+                raise UsageError(
+                    f"sparing.{name} is 0 for all, or at least {1 + (name == 'samples')}, not "
+                    f"{getattr(self, name)}"
+                )
+
+    def of(self, scoring: MotionScoring) -> MotionScoring:
+        """Return a scoring with as few samples, from as few starts."""
+        return replace(
+            scoring,
+            samples=min(self.samples or scoring.samples, scoring.samples),
+            sample_starts=min(self.sample_starts or scoring.sample_starts, scoring.sample_starts),
+        )
+
+
+def spread_over(count: int, most: int) -> list[int]:
+    """Return which of so many things are taken if at most some are, evenly spread; all for 0."""
+    if most == 0 or most >= count:
+        return list(range(count))
+    return sorted(set(torch.linspace(0, count - 1, most).round().long().tolist()))
 
 
 def scored(
@@ -262,6 +332,8 @@ def scored(
     observed: int,
     window: int,
     horizon: int,
+    sparing: Sparing | None = None,
+    atoms: Int[Tensor, " chosen"] | None = None,
 ) -> Scored:
     """Score a forecaster on a test recording, from the standard start and from many others.
 
@@ -274,49 +346,92 @@ def scored(
         observed: Frames seen at the standard start, whose now is frame ``observed`` − 1.
         window: Frames seen from the other starts.
         horizon: Frames ahead.
+        sparing: What is left out; its numbers are none.
+        atoms: Those that count; all if there are none.
     """
+    left = sparing or Sparing()
+    score = partial(_scores, forecaster, recording=recording, ranges=ranges, atoms=atoms)
     first = window_at(source, recording, observed - 1, observed)
     lags = scoring.standard_lags(horizon)
-    standard = _scores(forecaster, first, recording, observed - 1, lags, ranges)[0]
+    places = spread_over(len(lags), left.frames)
+    one = score(first, now=observed - 1, lags=[lags[place] for place in places])
+    standard = {name: _scattered(values, places, len(lags)) for name, values in one.scores.items()}
+    divergences, at_rest = [one.divergence], one.at_rest
     starts: dict[str, list[list[float | None]]] = {name: [] for name in MEASURES}
     asked = scoring.lags_within(horizon)
     counts: list[Int[Tensor, " bins"]] = [torch.zeros(PIT_BINS, dtype=torch.long) for _ in asked]
     spread_known = True
-    for now in starts_of(recording, window, scoring.starts):
+    every = starts_of(recording, window, scoring.starts)
+    taken = spread_over(len(every), left.starts)
+    for number, now in enumerate(every):
+        if number not in taken:
+            for name in MEASURES:
+                starts[name].append([None] * len(asked))
+            continue
         reached = [lag for lag in asked if now + lag < len(recording)]
-        seen = window_at(source, recording, now, window)
-        found, pits = _scores(forecaster, seen, recording, now, reached, ranges)
+        one = score(window_at(source, recording, now, window), now=now, lags=reached)
         for name in MEASURES:
-            starts[name].append(found[name] + [None] * (len(asked) - len(reached)))
-        spread_known = spread_known and pits is not None
-        for place, count in enumerate(pits or []):
+            starts[name].append(_scattered(one.scores[name], range(len(reached)), len(asked)))
+        spread_known = spread_known and one.pits is not None
+        for place, count in enumerate(one.pits or []):
             counts[place] += count
+        divergences.append(one.divergence)
     return Scored(
         standard=standard,
         starts=starts,
         pit=[count.tolist() for count in counts] if spread_known else None,
+        windows=len(divergences),
+        divergences=tuple(one for one in divergences if one is not None),
+        at_rest=at_rest,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _WindowScores:
+    """The scores of one window, and where the truth lies in its normal distributions."""
+
+    scores: dict[str, list[float | None]]
+    pits: list[Int[Tensor, " bins"]] | None
+    divergence: Divergence | None
+    at_rest: bool
 
 
 def _scores(
     forecaster: AtomForecaster,
     window: Window,
+    *,
     recording: Recording,
     now: int,
     lags: Sequence[int],
     ranges: PaperRanges,
-) -> tuple[dict[str, list[float | None]], list[Int[Tensor, " bins"]] | None]:
-    """Score one window; and count where the truth lies in its normal distributions."""
+    atoms: Int[Tensor, " chosen"] | None,
+) -> _WindowScores:
+    """Score one window."""
     forecast = forecaster.forecast(window, torch.tensor(lags) * window.frame_ps)
     truth = later(recording, now, lags)
-    scores = point_scores(forecast, truth, window.system, window.box, ranges)
-    if forecast.spread is None:
-        return scores, None
-    wide = forecast.spread[..., None].expand_as(forecast.mean)
-    return scores, [
-        normal_pit(mean, spread, true, PIT_BINS)
-        for mean, spread, true in zip(forecast.mean, wide, truth.motion.positions, strict=True)
-    ]
+    pits = None
+    if forecast.spread is not None:
+        wide = forecast.spread[..., None].expand_as(forecast.mean)
+        pits = [
+            normal_pit(mean, spread, true, PIT_BINS)
+            for mean, spread, true in zip(forecast.mean, wide, truth.motion.positions, strict=True)
+        ]
+    return _WindowScores(
+        scores=point_scores(forecast, truth, window.system, window.box, ranges, atoms),
+        pits=pits,
+        divergence=forecast.divergence,
+        at_rest=ranges.velocity is not None and forecast.velocities is None,
+    )
+
+
+def _scattered(
+    values: Sequence[float | None], places: Sequence[int], count: int
+) -> list[float | None]:
+    """Put values at some of so many places, none at the others."""
+    found: list[float | None] = [None] * count
+    for place, value in zip(places, values, strict=True):
+        found[place] = value
+    return found
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

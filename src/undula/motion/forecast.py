@@ -12,12 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula import atomic
+from undula import atomic, estimates
 from undula.data.bundled import motion_models
 from undula.errors import InputError, Notice, UsageError
+from undula.io.arrays import load_array
 from undula.io.datasets import read_json, write_structure
 from undula.io.recordings import read_system, write_system
+from undula.learn.checkpoint import described_in
 from undula.motion.baselines.trivial import Ballistic, LinearForecaster, ObservedMean
+from undula.motion.estimates import MotionSize, fitted, what_fits
 from undula.motion.posing import superposed
 from undula.motion.trained import TrainedMotion
 from undula.motion.windows import AtomForecast, AtomForecaster, Window
@@ -27,8 +30,6 @@ FORMAT = 1
 KIND = "atoms"
 STATE = "state"
 """Folder, within that of the result, of what `MovingAtoms.load` reads."""
-LARGEST_FORECAST = 200_000_000
-"""Places of atoms in all samples and means together: 5 GB with what stands beside them."""
 LINEAR_ROW = "linear response"
 """The row fitted in training that a model has to beat."""
 _PARTS = ("mean", "spread", "velocities")
@@ -132,7 +133,7 @@ class MovingAtoms:
         Args:
             folder: New, or of an earlier forecast, which is replaced.
         """
-        (folder / "forecast.json").unlink(missing_ok=True)
+        atomic.discard(folder / "forecast.json")
         state = folder / STATE
         arrays: dict[str, Tensor | None] = {"now": self.now, "samples": self.samples}
         arrays |= {"box": self.box, "reference": self.reference}
@@ -175,7 +176,7 @@ class MovingAtoms:
         described = read_json(folder / "forecast.json")
         if described.get("format") != FORMAT or described.get("kind") != KIND:
             raise InputError(f"{folder} holds no forecast of atoms of format {FORMAT}")
-        try:
+        with described_in(folder / "forecast.json"):
             state, files = folder / STATE, dict[str, str](described["files"])
             for name, promised in files.items():
                 if not (state / name).is_file() or atomic.sha256(state / name) != promised:
@@ -184,7 +185,7 @@ class MovingAtoms:
             def array(label: str) -> Tensor | None:
                 if f"{label}.npy" not in files:
                     return None
-                return torch.from_numpy(np.load(state / f"{label}.npy", allow_pickle=False))
+                return torch.from_numpy(np.array(load_array(state / f"{label}.npy")))
 
             def needed(label: str) -> Tensor:
                 found = array(label)
@@ -219,8 +220,6 @@ class MovingAtoms:
                 provenance=described["provenance"],
                 notices=tuple(Notice(**notice) for notice in described["notices"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / 'forecast.json'} is damaged: {error}") from error
 
 
 def holds_atoms(folder: Path) -> bool:
@@ -239,6 +238,7 @@ def forecast_atoms(
     *,
     samples: int = 16,
     seed: int = 0,
+    memory_limit: int | str | None = None,
 ) -> MovingAtoms:
     """Forecast where the atoms of a window will be.
 
@@ -249,6 +249,7 @@ def forecast_atoms(
         model: By default the bundled one that knows these atoms.
         samples: How many whole futures to draw.
         seed: Of the samples.
+        memory_limit: Of the whole process, bytes or such as "4GiB"; by default what there is.
 
     Returns:
         The forecast with the trivial rows that stand beside it.
@@ -256,18 +257,17 @@ def forecast_atoms(
     Raises:
         InputError: The model does not know these atoms or this time between frames, or the
             window is too short.
-        UsageError: Times that do not increase or lie beyond the horizon; fewer than no samples.
+        UsageError: Times that do not increase or lie beyond the horizon; fewer than no samples;
+            a limit that is none.
+        MachineError: It does not fit into memory; says what does.
     """
     lags = _checked_times(times_ps, samples)
-    places = (samples + 5) * len(lags) * len(window.system)
-    if places > LARGEST_FORECAST:
-        raise UsageError(
-            f"{samples} samples of {len(window.system)} atoms at {len(lags)} times take about "
-            f"{places * 24 / 1e9:.0f} GB; halve the samples or the times"
-        )
     trained = bundled_for(window.system) if model is None else model
     check_fits(window, trained, lags)
     observed = window.last(trained.climatology.observed)
+    name, size = window.system.structure.name, sized(observed, trained, len(lags), samples)
+    limit = estimates.memory_limit(estimates.asked_bytes(memory_limit))
+    size = fitted(size, limit, name)
     notices = window.notices
     if len(observed) < trained.climatology.observed:
         message = (
@@ -276,16 +276,53 @@ def forecast_atoms(
             "than the model believes"
         )
         notices = (*notices, Notice(code="window-short", message=message, count=len(observed)))
+
+    def made(at_once: int) -> MovingAtoms:
+        by = replace(trained, times_at_once=at_once)
+        return _forecast(observed, lags, by, samples, seed, notices)
+
+    return estimates.with_less(
+        lambda: made(size.at_once),
+        lambda: made(max(size.at_once // 2, 1)),
+        lambda: (
+            f"{name}: the memory was not enough for a forecast of {len(window.system)} atoms; "
+            f"{what_fits(size, int(0.9 * estimates.memory_limit(None)))}"
+        ),
+    )
+
+
+def sized(window: Window, trained: TrainedMotion, times: int, samples: int) -> MotionSize:
+    """Return what memory and time of a forecast depend on."""
+    encoder = trained.model.config.encoder
+    return MotionSize(
+        atoms=len(window.system),
+        observed=len(window),
+        times=times,
+        samples=samples,
+        features=encoder.features,
+        neighbours=encoder.neighbours,
+        at_once=trained.times_at_once,
+    )
+
+
+def _forecast(
+    observed: Window,
+    lags: Float[Tensor, " times"],
+    trained: TrainedMotion,
+    samples: int,
+    seed: int,
+    notices: tuple[Notice, ...],
+) -> MovingAtoms:
     generator = torch.Generator().manual_seed(seed)
     pose = Pose.of(observed, trained, lags)
     drawn = trained.samples(observed, lags, samples, generator) if samples else None
-    empty = observed.positions.new_zeros(0, len(lags), len(window.system), 3)
+    empty = observed.positions.new_zeros(0, len(lags), len(observed.system), 3)
     return MovingAtoms(
-        system=window.system,
+        system=observed.system,
         now=observed.now,
-        now_ps=window.now_ps,
-        box=window.box,
-        frame_ps=window.frame_ps,
+        now_ps=observed.now_ps,
+        box=observed.box,
+        frame_ps=observed.frame_ps,
         observed=len(observed),
         expected=trained.forecast(observed, lags),
         samples=empty if drawn is None else drawn,

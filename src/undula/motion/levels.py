@@ -57,6 +57,10 @@ class LevelsConfig:
     segment_chunk: int | None = 4
 
     def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise UsageError(f"levels.horizon must be at least 1, not {self.horizon}")
+        if not self.strides or min(self.strides) < 1:
+            raise UsageError(f"levels.strides must be at least 1, not {list(self.strides)}")
         if self.layers < 1:
             raise UsageError(f"levels.layers must be at least 1, not {self.layers}")
         if self.segment_chunk is not None and self.segment_chunk < 1:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from undula.data.observed import Observed, last_frames, observed, spaced, span, tail
+from undula.io.trajectories import check_moves
 from undula.motion.windows import Window
+from undula.notices import placed
 from undula.types import Structure, Trajectory
 
 
@@ -44,6 +47,7 @@ def load_window(
     *,
     frame_ps: float,
     last: int,
+    memory_limit: int | None = None,
 ) -> Window:
     """Read the last frames of a trajectory file as a window.
 
@@ -52,17 +56,21 @@ def load_window(
         path: XTC, TRR, DCD or a file of models; only its end is unpacked.
         frame_ps: Time between the frames of the window, ps.
         last: How many frames, at most.
+        memory_limit: Of the process, bytes; by default what there is.
 
     Raises:
         InputError: The file cannot serve, is not evenly spaced, or its frames do not fit
             ``frame_ps``.
         UsageError: ``last`` is not positive.
+        MachineError: So many frames do not fit into memory; says how many do.
     """
     kept = span(last=last, last_ps=None, frame_ps=frame_ps)
     # The time between frames takes two of them.
     wanted = span(last=max(last, 2), last_ps=None, frame_ps=frame_ps)
-    frames = spaced(observed(last_frames(structure, path, wanted), place=str(path)), frame_ps)
-    return _window(tail(frames, kept))
+    read = last_frames(structure, path, wanted, memory_limit)
+    check_moves(path, read.positions)
+    frames = spaced(observed(read, place=str(path)), frame_ps)
+    return replace(_window(tail(frames, kept)), notices=placed(frames.notices, path))
 
 
 def _window(frames: Observed) -> Window:

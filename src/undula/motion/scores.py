@@ -201,6 +201,7 @@ def paper_error(
     box: Float[Tensor, "3 3"] | None,
     ranges: PaperRanges,
     images: Images = "wrapped",
+    atoms: Int[Tensor, " chosen"] | None = None,
 ) -> Float[Tensor, " times"]:
     r"""Compute the published error: the mean square over three or six normalised features.
 
@@ -215,6 +216,7 @@ def paper_error(
         box: Of the target frames; none for an isolated molecule, which is not wrapped.
         ranges: Of the training recordings; velocities count where they have a range.
         images: "nearest" takes the shortest image of each positional error instead.
+        atoms: Those that count; all if there are none. Molecules are wrapped whole before.
 
     Returns:
         Mean over atoms and features at each time.
@@ -236,7 +238,9 @@ def paper_error(
             raise UsageError("the published error counts velocities, but some are not known")
         scale = 2 / (ranges.velocity[1] - ranges.velocity[0])
         features.append((forecast.velocities - truth.velocities) * scale)
-    return torch.cat(features, dim=-1).square().mean(dim=(-1, -2))
+    found = torch.cat(features, dim=-1)
+    counted = found if atoms is None else found[:, atoms]
+    return counted.square().mean(dim=(-1, -2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undula.errors import InputError, UsageError
-from undula.learn.checkpoint import load_into, load_weights, save_weights
+from undula.learn.checkpoint import described_in, load_into, load_weights, save_weights
 from undula.motion.climatology import Climatology
 from undula.motion.decoder import DecoderConfig
 from undula.motion.dressing import Dressing
@@ -34,7 +34,7 @@ DRAWN_STATES = 4
 """So many states are drawn from the posterior; further samples share them. What a state changes is
 1 to 3 % of the spread in trained models (argon, water), the rest of which is in the errors."""
 TIMES_AT_ONCE = 64
-"""Times that are forecast together on a CPU; longer lists are done in parts."""
+"""`TrainedMotion.times_at_once` where memory is no matter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class TrainedMotion:
         recalibration: How much of the deviation to believe, by lag; none for all of it.
         name: In tables.
         level: Decode at this level and no finer; the finest by default.
+        times_at_once: Times that are forecast together on a CPU; longer lists are done in parts.
     """
 
     model: DoMiNO
@@ -63,6 +64,14 @@ class TrainedMotion:
     recalibration: Recalibration | None = None
     name: str = "DoMiNO"
     level: int = -1
+    times_at_once: int = TIMES_AT_ONCE
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.provenance, dict):
+            raise InputError("the provenance should be keys and values")
+        ages = self.model.config.encoder.ages(self.climatology.observed)[1:]
+        if not set(ages) <= set(self.usual.ages):
+            raise InputError(f"the usual sizes are known at ages {self.usual.ages}, not {ages}")
 
     @property
     def horizon_ps(self) -> float:
@@ -190,7 +199,7 @@ class TrainedMotion:
         ages = model.config.encoder.ages(len(window))
         bonds = bond_table(window.system) if model.config.encoder.bonds else None
         lags = lags_ps.to(window.positions) / window.frame_ps
-        parts = _parts(lags)
+        parts = _parts(lags, self.times_at_once)
 
         def base(at: Float[Tensor, " lags"]) -> Base:
             return linear_base([window], at, self.climatology, self.usual, kinds)
@@ -255,8 +264,8 @@ class TrainedMotion:
         path = folder / WEIGHTS
         tensors, metadata = load_weights(path)
         if metadata.get("kind") != KIND:
-            raise InputError(f"{path} is not a model of moving atoms")
-        try:
+            raise InputError(f"{path} is not a DoMiNO, the model that forecasts atoms")
+        with described_in(path):
             climatology = Climatology.from_state(
                 metadata["climatology"], _under("climatology.", tensors)
             )
@@ -278,15 +287,13 @@ class TrainedMotion:
                 if "recalibration.amplitude" in tensors
                 else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}") from error
 
 
-def _parts(lags: Float[Tensor, " times"]) -> Sequence[Float[Tensor, " some"]]:
+def _parts(lags: Float[Tensor, " times"], at_once: int) -> Sequence[Float[Tensor, " some"]]:
     """Split times so that a part takes little memory."""
     if len(lags) == 0:
         raise UsageError("a forecast needs at least one time")
-    return lags.split(TIMES_AT_ONCE if lags.device.type == "cpu" else len(lags))
+    return lags.split(at_once if lags.device.type == "cpu" else len(lags))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,18 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import undula
 from undula.io.recordings import Recordings
-from undula.learn.fit import FitConfig, fit
+from undula.learn.fit import FitConfig, FitResult, fit
 from undula.learn.progress import Progress
 from undula.motion.drawing import WindowConfig
 from undula.motion.losses import MotionLossConfig
 from undula.motion.model import MotionModelConfig
 from undula.motion.task import MotionTask
 from undula.motion.trained import TrainedMotion
+from undula.notices import write_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """A training of DoMiNO, which forecasts the atoms of one system.
+
+    Attributes:
+        model: Sizes and choices of the model.
+        loss: Weights of the losses.
+        batch: What a step sees.
+        recordings: Names of the recordings to train on, of which the last part validates; all of
+            the folder if there are none.
+    """
+
+    model: MotionModelConfig = field(default_factory=MotionModelConfig)
+    loss: MotionLossConfig = field(default_factory=MotionLossConfig)
+    batch: WindowConfig = field(default_factory=WindowConfig)
+    recordings: list[str] = field(default_factory=list)
+
+    @property
+    def horizon(self) -> int:
+        """How far it forecasts, frames."""
+        return self.model.levels.horizon
+
+    def first_levels(self, count: int) -> MotionConfig:
+        """Return the same with only some of the coarsest levels."""
+        levels = self.model.levels
+        kept = replace(levels, strides=levels.strides[:count])
+        return replace(self, model=replace(self.model, levels=kept))
+
+    def with_features(self, features: int) -> MotionConfig:
+        """Return the same with another width of the network."""
+        encoder = replace(self.model.encoder, features=features)
+        return replace(self, model=replace(self.model, encoder=encoder))
+
+
+def train_domino(
+    recordings: Recordings,
+    out: Path,
+    *,
+    settings: MotionConfig,
+    fit_config: FitConfig,
+    progress: Progress,
+) -> TrainedMotion:
+    """Train DoMiNO by its settings: `train_motion`."""
+    return train_motion(
+        recordings,
+        out,
+        names=settings.recordings,
+        model=settings.model,
+        loss=settings.loss,
+        batch=settings.batch,
+        fit_config=fit_config,
+        progress=progress,
+    )
+
+
+def plateau_told(result: FitResult) -> dict[str, Any]:
+    """Tell in a provenance why a training in cycles ended; nothing of one without."""
+    return {} if result.plateau is None else {"plateau": result.plateau.plain()}
 
 
 def train_motion(
@@ -71,9 +133,11 @@ def train_motion(
             "parameters": sum(one.numel() for one in task.model.parameters()),
             "loss": asdict(loss),
             "batch": asdict(batch),
-            "fit": asdict(fit_config),
+            "fit": fit_config.plain(),
             "measures": dict(result.metrics),
+            **plateau_told(result),
         },
     )
     trained.save(out)
+    write_report(out, recordings.notices, steps=result.step, recordings=chosen)
     return trained

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from undula.errors import InputError, Notice, UsageError
@@ -70,6 +70,19 @@ class Window:
         return replace(self, positions=self.positions[-frames:], velocities=velocities)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """A rollout that left the range of what is possible: its last possible frame stays.
+
+    Attributes:
+        after_ps: When it, or the first of its samples, did so, ps after now.
+        share: Of the samples that did so in the end.
+    """
+
+    after_ps: float
+    share: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AtomForecast:
     """Where every atom is expected at some later times, and how sure that is.
@@ -85,6 +98,30 @@ class AtomForecast:
     mean: Float[Tensor, "times atoms 3"]
     spread: Float[Tensor, "times atoms"] | None = None
     velocities: Float[Tensor, "times atoms 3"] | None = None
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """When a rollout left the range of what is possible; none if it did not, or is none."""
+        return None
+
+
+@runtime_checkable
+class OfSomeAtoms(Protocol):
+    """A forecaster that takes so long that it forecasts some atoms only; the others stay."""
+
+    def forecast_atoms(self, system: MolecularSystem) -> Int[Tensor, " chosen"]:
+        """Return which atoms are forecast: a fair score looks at these alone."""
+        ...
+
+
+@runtime_checkable
+class Remarked(Protocol):
+    """A forecaster of which a table should say something."""
+
+    @property
+    def remark(self) -> str:
+        """A sentence without its first capital and its stop."""
+        ...
 
 
 @runtime_checkable

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from undula.errors import UsageError
+from undula.report.latex import latex_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,16 @@ class Appendix:
         rule = "|" + " --- |" * len(self.headings)
         body = [lines[0], rule, *lines[1:]]
         return "\n".join([f"**{self.title}**", "", *body, "", *self.sentences, ""])
+
+    def latex(self) -> str:
+        """Return the table as LaTeX with its sentences below."""
+        return latex_table([self.headings, *self.rows], self.title, self.sentences)
+
+    def csv(self) -> str:
+        """Return the cells as CSV."""
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.headings, *self.rows])
+        return out.getvalue()
 
     def terminal(self) -> str:
         """Return the table as aligned text with its sentences below."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ MEASURES = {
 }
 """Measures of the tables, and what they are called; `undula.motion.evaluation`."""
 NO_NUMBER = "–"
+REMARKED = "* see the table of the rows."
 DAMPED = "damped ballistic"
 """The trivial row that a forecast of a liquid should beat at 2 to 10 frames."""
 
@@ -56,6 +57,56 @@ def start_errors(row: RowScores, measure: str) -> np.ndarray:
     )
 
 
+def trivial_errors(system: SystemScores, row: RowScores, measure: str) -> dict[str, np.ndarray]:
+    """Return what a row is compared with: the `start_errors` of trivial rows on the same atoms."""
+    first = next(iter(row.seeds[0].values()))
+    if "beside" not in first:
+        return {one.name: start_errors(one, measure) for one in system.trivial}
+    return {
+        name: np.array(
+            [[one["beside"][name][measure] for one in scores.values()] for scores in row.seeds],
+            dtype=float,
+        )
+        for name in first["beside"]
+    }
+
+
+def rows_table(study: MotionStudy) -> Appendix:
+    """Return what each row is: its weights, its training, and what a reader should know of it."""
+    rows, values, data, remarks = [], {}, [], []
+    for system in study.systems:
+        opened = system.opened
+        data.append(
+            f"{opened.name}: trained on {', '.join(opened.train)}, scored on "
+            f"{', '.join(opened.test)}; data SHA-256 {opened.source.sha256[:16]}."
+        )
+        for row in system.models:
+            rows.append(
+                [
+                    opened.name,
+                    _label(row),
+                    f"{row.parameters:,}" if row.parameters else NO_NUMBER,
+                    ", ".join(f"{count:,}" for count in row.steps) or NO_NUMBER,
+                ]
+            )
+            if row.remarks:
+                remarks.append(f"* {opened.name}, {row.label}: {'; '.join(row.remarks)}.")
+            values[f"{opened.name}/{row.name}"] = {
+                "weights": row.parameters,
+                "steps": list(row.steps),
+                "seeds": len(row.seeds),
+                "remarks": list(row.remarks),
+            }
+    return Appendix(
+        title="The rows: weights, steps of the training of each seed, and remarks",
+        key="rows",
+        headings=["system", "forecast", "weights", "steps"],
+        rows=rows,
+        sentences=[*data, *remarks],
+        values=values,
+    )
+
+
 def full_table(study: MotionStudy) -> Appendix:
     """Return the error over the whole horizon of every system (the slides' Table 1)."""
     names = [system.opened.name for system in study.systems]
@@ -66,7 +117,8 @@ def full_table(study: MotionStudy) -> Appendix:
     for number, (name, system) in enumerate(zip(names, study.systems, strict=True)):
         places = _even_places(system, study)
         for row in system.rows:
-            labels.setdefault(row.name, _label(row))
+            if row.remarks or row.name not in labels:
+                labels[row.name] = _label(row)
             cells = rows.setdefault(row.name, [NO_NUMBER] * (3 * len(names)))
             means = {
                 measure: _seed_means(standard_errors(row, measure)[:, :, places])
@@ -78,7 +130,7 @@ def full_table(study: MotionStudy) -> Appendix:
             cells[3 * number] = _over_seeds(means["paper"])
             cells[3 * number + 1] = _over_seeds(means["paper_expected"])
     for name, published in told.items():
-        labels.setdefault(name, f"{name} (published)")
+        labels.setdefault(name, _published(name, study))
         cells = rows.setdefault(name, [NO_NUMBER] * (3 * len(names)))
         for number, system_name in enumerate(names):
             if system_name in published:
@@ -91,7 +143,11 @@ def full_table(study: MotionStudy) -> Appendix:
         key="table-1",
         headings=headings,
         rows=[[labels[name], *cells] for name, cells in rows.items()],
-        sentences=[*_full_sentences(study), study.protocol.published.differs],
+        sentences=[
+            *_full_sentences(study),
+            *_pointer(row for system in study.systems for row in system.rows),
+            study.protocol.published.differs,
+        ],
         values={"mean": values, "published": {k: dict(v) for k, v in told.items()}},
     )
 
@@ -125,10 +181,9 @@ def windows_table(system: SystemScores, study: MotionStudy, measure: str) -> App
         values[row.name] = [_number(np.mean(mean)) for mean in means]
     told = study.protocol.published.windows.get(system.opened.name, {})
     if measure != "physical":
-        labels = {row.name: row.label for row in system.rows}
         for name, found in told.items():
             cells = [f"{found[end]:.4f}" if end in found else NO_NUMBER for end in ends]
-            rows.append([f"{labels.get(name, name)} (published)", *cells])
+            rows.append([_published(name, study), *cells])
     return Appendix(
         title=f"{system.opened.name}, target windows of 20 frames: {MEASURES[measure]}",
         key=f"{system.opened.name}-windows-{measure}",
@@ -136,7 +191,8 @@ def windows_table(system: SystemScores, study: MotionStudy, measure: str) -> App
         rows=rows,
         sentences=[
             f"n = {len(system.opened.test)} test recordings, one start each; 20 frames in a row "
-            "are nearly one."
+            "are nearly one.",
+            *_pointer(system.rows),
         ],
         values={"ends": ends, "mean": values},
     )
@@ -151,7 +207,7 @@ def lags_table(system: SystemScores, study: MotionStudy, measure: str) -> Append
         means = [_number(_mean(errors[..., place])) for place in range(len(lags))]
         rows.append([_label(row), *(_text(mean) for mean in means)])
         values[row.name] = means
-    starts = start_errors(system.rows[0], "physical")
+    starts = start_errors(system.trivial[0], "physical")
     numbers = [int(np.isfinite(starts[0, :, :, place]).sum()) for place in range(len(lags))]
     rows.append(["windows", *map(str, numbers)])
     return Appendix(
@@ -161,7 +217,8 @@ def lags_table(system: SystemScores, study: MotionStudy, measure: str) -> Append
         rows=rows,
         sentences=[
             f"{len(system.opened.test)} test recordings, {starts.shape[2]} starts in each; a "
-            f"frame is {system.opened.source.frame_ps:g} ps."
+            f"frame is {system.opened.source.frame_ps:g} ps.",
+            *_pointer(system.rows),
         ],
         values={"lags": lags, "mean": values, "windows": numbers},
     )
@@ -201,10 +258,9 @@ def bin_skills(system: SystemScores, study: MotionStudy, measure: str) -> list[B
         for part in horizon_bins(system.opened.asked.horizon)
         if len(places := part.mask(lags).nonzero().flatten().tolist())
     ]
-    trivial = {row.name: start_errors(row, measure) for row in system.trivial}
     found = []
     for row in system.models:
-        own = start_errors(row, measure)
+        own, trivial = start_errors(row, measure), trivial_errors(system, row, measure)
         for part, places in parts:
             there = np.isfinite(own[..., places]).all(axis=(0, 1, 3))
             if not there.any():
@@ -247,7 +303,7 @@ def skill_table(system: SystemScores, study: MotionStudy, measure: str) -> Appen
         value = one.skill
         rows.append(
             [
-                one.row.label,
+                _label(one.row),
                 str(one.part),
                 _text(one.error),
                 f"{value.best} ({_text(one.best)})",
@@ -281,7 +337,7 @@ def skill_table(system: SystemScores, study: MotionStudy, measure: str) -> Appen
         key=f"{system.opened.name}-skill-{measure}",
         headings=[*headings, "95 % (time blocks)", f"over {DAMPED}", "n"],
         rows=rows,
-        sentences=verdicts(found, len(system.opened.test)),
+        sentences=[*verdicts(found, len(system.opened.test)), *_pointer(system.models)],
         values={"rows": values},
     )
 
@@ -432,7 +488,21 @@ def _text(value: float | None) -> str:
 
 
 def _label(row: RowScores) -> str:
-    return f"{row.label} (trivial)" if row.kind == "trivial" else row.label
+    if row.kind == "trivial":
+        return f"{row.label} (trivial)"
+    return f"{row.label} *" if row.remarks else row.label
+
+
+def _pointer(rows: Iterable[RowScores]) -> list[str]:
+    """Say where the remarks stand, if a row of a table has any."""
+    return [REMARKED] if any(row.remarks for row in rows) else []
+
+
+def _published(name: str, study: MotionStudy) -> str:
+    """Return what a published row is called: as the row of ours that stands for it, if any."""
+    ours = {row.name: row.label for one in study.systems for row in one.rows}
+    planned = {row.name: row.label for row in study.protocol.rows}
+    return f"{ours.get(name) or planned.get(name.split('@')[0]) or name} (published)"
 
 
 def curves(

@@ -32,6 +32,31 @@ METRICS = (
     Metric(key="normal_consistency_paper", label="NC (paper)"),
 )
 """Columns of the models' tables; the first one judges."""
+SPREAD_METRICS = (
+    Metric(key="crps_angstrom", label="CRPS Å", higher_is_better=False),
+    Metric(key="coverage_90_error", label="90 % off by", higher_is_better=False),
+    Metric(key="rmsf_rank_correlation", label="RMSF ρ", digits=2),
+    Metric(key="rmsf_error_angstrom", label="RMSF off by Å", higher_is_better=False, digits=2),
+    Metric(key="occupancy_brier", label="Brier", higher_is_better=False),
+    Metric(key="occupancy_error", label="occupancy off by", higher_is_better=False),
+    Metric(
+        key="volume_angstrom3_wasserstein", label="volume W₁ Å³", higher_is_better=False, digits=0
+    ),
+    Metric(
+        key="volume_angstrom3_wasserstein_relative",
+        label="relative",
+        higher_is_better=False,
+        digits=4,
+    ),
+    Metric(key="area_angstrom2_wasserstein", label="area W₁ Å²", higher_is_better=False, digits=0),
+    Metric(
+        key="area_angstrom2_wasserstein_relative",
+        label="relative",
+        higher_is_better=False,
+        digits=4,
+    ),
+)
+"""Columns of the tables of distributions; the first one judges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +83,7 @@ def models_table(study: StudyResult, asked: StudyTable) -> SystemsTable:
         SystemRow(
             name=result.row.label,
             kind="model",
-            values=_values(result.means),
+            values=_values(result.means, METRICS),
             published=published.get(result.row.name, {}),
         )
         for result in _present(study, asked)
@@ -68,7 +93,7 @@ def models_table(study: StudyResult, asked: StudyTable) -> SystemsTable:
             SystemRow(
                 name=name,
                 kind="trivial" if kind == "trivial" else "oracle",
-                values=_values([means]),
+                values=_values([means], METRICS),
                 published=published.get(name, {}),
             )
             for name, means in group.items()
@@ -78,7 +103,45 @@ def models_table(study: StudyResult, asked: StudyTable) -> SystemsTable:
         metrics=METRICS,
         rows=tuple(rows),
         systems=study.systems,
-        notes=(*_notes(study, asked), *_oracle_notes(study)),
+        notes=(*_notes(study, asked), study.fitted, *_oracle_notes(study)),
+    )
+
+
+def distributions_table(study: StudyResult, asked: StudyTable) -> SystemsTable:
+    """Return what models, trivial rows and oracles are worth as distributions."""
+    rows = [
+        SystemRow(
+            name=f"{result.row.label}: {name}",
+            kind="model",
+            values=_values([spread[name] for spread in result.spreads], SPREAD_METRICS),
+        )
+        for result in _present(study, asked)
+        for name in result.spreads[0]
+    ]
+    for kind, group in (("trivial", study.still_spreads), ("oracle", study.oracle_spreads)):
+        rows += [
+            SystemRow(
+                name=name,
+                kind="trivial" if kind == "trivial" else "oracle",
+                values=_values([means], SPREAD_METRICS),
+            )
+            for name, means in group.items()
+        ]
+    told = [
+        f"{study.protocol.scoring.members} samples or members; places within 3 Å of the first "
+        "surface. CRPS of a forecast without a spread is its mean error. 90 % off by: how far the "
+        "central interval's coverage is from what as many perfect samples reach. RMSF: of the "
+        "surface along its normal. W₁: how far the distribution must be moved to be the true one.",
+    ]
+    lone = [name for name in study.halves if study.oracle_spreads]
+    if lone:
+        told.append(f"Of {', '.join(lone)} there is no other replica to take for a distribution.")
+    return SystemsTable(
+        title=asked.title,
+        metrics=SPREAD_METRICS,
+        rows=tuple(rows),
+        systems=study.systems,
+        notes=(*_notes(study, asked), study.fitted, *told),
     )
 
 
@@ -288,15 +351,20 @@ def _training_names(study: StudyResult) -> list[str]:
 
 
 def _values(
-    seeds: Sequence[Mapping[str, Means]],
+    seeds: Sequence[Mapping[str, Means]], metrics: Sequence[Metric]
 ) -> dict[str, dict[str, list[float]]]:
-    """Turn seed → protein → measure into measure → protein → seeds."""
-    return {
-        metric.key: {
-            protein: [means[protein][metric.key] for means in seeds] for protein in seeds[0]
-        }
-        for metric in METRICS
-    }
+    """Turn seed → protein → measure into measure → protein → seeds.
+
+    A measure that lacks for some protein and seed of a row lacks for the row, unless the whole
+    protein does.
+    """
+    found = {}
+    for metric in metrics:
+        if all(metric.key in means for one in seeds for means in one.values()):
+            found[metric.key] = {
+                protein: [means[protein][metric.key] for means in seeds] for protein in seeds[0]
+            }
+    return found
 
 
 def _by_seed(result: RowResult, metric: Metric) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from undula.errors import UsageError
+from undula.report.latex import latex_table
 from undula.report.table import Metric
 
 Kind = Literal["model", "trivial", "oracle"]
@@ -28,7 +29,8 @@ class SystemRow:
         name: What it is called.
         kind: A model; a trivial forecast, which a model must beat; or an oracle, which has seen
             the truth and shows what there is to reach.
-        values: For each metric and protein one number per seed.
+        values: For each metric and protein one number per seed. A metric of which a row says
+            nothing may lack, and an oracle may lack for some proteins.
         published: What a publication says of it, by metric.
     """
 
@@ -66,15 +68,42 @@ class SystemsTable:
             raise UsageError("a table over proteins needs at least one")
         if not any(row.kind == "trivial" for row in self.rows):
             raise UsageError("a table needs at least one trivial row")
+        if not self._trivial:
+            raise UsageError("a table needs a trivial row with the metric that judges")
         for row in self.rows:
+            if row.kind == "model" and not self.has(row, self.metrics[0]):
+                raise UsageError(f"{row.name} has no {self.metrics[0].key}")
             for metric in self.metrics:
-                seeds = {len(row.values[metric.key].get(name, ())) for name in self.systems}
-                if len(seeds) != 1 or 0 in seeds:
+                known = row.values.get(metric.key, {})
+                seeds = {len(known.get(name, ())) for name in self.systems}
+                if row.kind == "oracle" or not known:
+                    seeds.discard(0)
+                if len(seeds) > 1 or 0 in seeds:
                     raise UsageError(f"{row.name} has no {metric.key} for some protein and seed")
 
+    def has(self, row: SystemRow, metric: Metric) -> bool:
+        """Tell whether a row says anything of a metric."""
+        return any(row.values.get(metric.key, {}).get(name) for name in self.systems)
+
     def scores(self, row: SystemRow, metric: Metric) -> np.ndarray:
-        """Return a row's scores, proteins × seeds."""
-        return np.array([row.values[metric.key][name] for name in self.systems])
+        """Return a row's scores, proteins × seeds; proteins that an oracle lacks are left out."""
+        known = row.values[metric.key]
+        return np.array([known[name] for name in self.systems if known.get(name)])
+
+    def name(self, row: SystemRow) -> str:
+        """Return a row's name with what it is, and of how many proteins where not of all."""
+        if row.kind == "model":
+            return row.name
+        present = max(len(self.scores(row, m)) for m in self.metrics if self.has(row, m))
+        part = "" if present == len(self.systems) else f", {present} of {len(self.systems)}"
+        return f"{row.name} ({row.kind}{part})"
+
+    @property
+    def _trivial(self) -> list[SystemRow]:
+        """The trivial rows that the first metric can judge."""
+        return [
+            row for row in self.rows if row.kind == "trivial" and self.has(row, self.metrics[0])
+        ]
 
     def mean(self, row: SystemRow, metric: Metric) -> float:
         """Return a row's mean over proteins and seeds."""
@@ -93,8 +122,7 @@ class SystemsTable:
         """The trivial row with the best mean of the judging metric."""
         judge = self.metrics[0]
         sign = 1 if judge.higher_is_better else -1
-        trivial = [row for row in self.rows if row.kind == "trivial"]
-        return max(trivial, key=lambda row: sign * self.mean(row, judge))
+        return max(self._trivial, key=lambda row: sign * self.mean(row, judge))
 
     def advantage(self, row: SystemRow) -> np.ndarray:
         """Return how much better than the best trivial row it is, by the judge, per protein."""
@@ -143,18 +171,21 @@ class SystemsTable:
             ]
         ]
         for row in self.rows:
-            interval = self.interval(row, judge)
+            judged = self.has(row, judge)
+            interval = self.interval(row, judge) if judged else None
             lines.append(
                 [
-                    row.name if row.kind == "model" else f"{row.name} ({row.kind})",
+                    self.name(row),
                     *(
                         _text(self.mean(row, m), self.deviation(row, m), m.digits)
+                        if self.has(row, m)
+                        else "–"
                         for m in self.metrics
                     ),
                     "–"
                     if interval is None
                     else f"{interval[0]:.{judge.digits}f}–{interval[1]:.{judge.digits}f}",
-                    f"{self.skill(row):+.3f}",
+                    f"{self.skill(row):+.3f}" if judged else "–",
                     *(
                         f"{row.published[m.key]:.4f}" if m.key in row.published else "–"
                         for m in published
@@ -167,13 +198,15 @@ class SystemsTable:
         """Return models × proteins of one metric as text, the mean of all last."""
         lines = [["forecast", *self.systems, "all"]]
         for row in self.rows:
-            every = self.scores(row, metric)
+            if not self.has(row, metric):
+                continue
+            known = [np.array(row.values[metric.key].get(name, ())) for name in self.systems]
             cells = [
-                _text(float(seeds.mean()), _deviation(seeds), metric.digits) for seeds in every
+                _text(float(seeds.mean()), _deviation(seeds), metric.digits) if len(seeds) else "–"
+                for seeds in known
             ]
             total = _text(self.mean(row, metric), self.deviation(row, metric), metric.digits)
-            name = row.name if row.kind == "model" else f"{row.name} ({row.kind})"
-            lines.append([name, *cells, total])
+            lines.append([self.name(row), *cells, total])
         return lines
 
     def markdown(self) -> str:
@@ -200,6 +233,14 @@ class SystemsTable:
             )
         return "\n\n".join([*blocks, "\n".join([*self.verdicts(), *self.notes])])
 
+    def _of(self, row: SystemRow) -> list[Metric]:
+        """Return the metrics of which a row says something."""
+        return [metric for metric in self.metrics if self.has(row, metric)]
+
+    def latex(self) -> str:
+        """Return the summary as LaTeX, with verdicts and notes."""
+        return latex_table(self.cells(), self.title, [*self.verdicts(), *self.notes])
+
     def csv(self) -> str:
         """Return every score: one line for each row, protein, seed and metric."""
         out = io.StringIO()
@@ -208,7 +249,7 @@ class SystemsTable:
         for row in self.rows:
             for metric in self.metrics:
                 for name in self.systems:
-                    for number, value in enumerate(row.values[metric.key][name]):
+                    for number, value in enumerate(row.values.get(metric.key, {}).get(name, ())):
                         writer.writerow(
                             [row.name, row.kind, name, number, metric.key, f"{value:.6g}"]
                         )
@@ -227,17 +268,21 @@ class SystemsTable:
                 {
                     "name": row.name,
                     "kind": row.kind,
-                    "skill": self.skill(row),
-                    "mean": {m.key: self.mean(row, m) for m in self.metrics},
-                    "std_over_seeds": {m.key: self.deviation(row, m) for m in self.metrics},
+                    "skill": self.skill(row) if self.has(row, self.metrics[0]) else None,
+                    "mean": {m.key: self.mean(row, m) for m in self._of(row)},
+                    "std_over_seeds": {m.key: self.deviation(row, m) for m in self._of(row)},
                     "interval": {
                         m.key: None if (found := self.interval(row, m)) is None else list(found)
-                        for m in self.metrics
+                        for m in self._of(row)
                     },
                     "published": dict(row.published),
                     "values": {
-                        m.key: {name: list(row.values[m.key][name]) for name in self.systems}
-                        for m in self.metrics
+                        m.key: {
+                            name: list(row.values[m.key][name])
+                            for name in self.systems
+                            if name in row.values[m.key]
+                        }
+                        for m in self._of(row)
                     },
                 }
                 for row in self.rows

@@ -12,8 +12,9 @@ import numpy as np
 
 from undula.errors import UsageError
 from undula.report.appendix import Appendix
+from undula.report.latex import latex_table
 
-Kind = Literal["model", "trivial"]
+Kind = Literal["model", "trivial", "oracle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ class Row:
 
     Attributes:
         name: What it is called.
-        kind: A model, or a trivial forecast that a model must beat.
+        kind: A model; a trivial forecast, which a model must beat; or an oracle, which has seen
+            the truth and shows what there is to reach.
         values: For each metric one number per frame.
     """
 
@@ -72,6 +74,7 @@ class Table:
         rows: At least one trivial row.
         times_ps: Of the frames.
         appendices: Small tables that stand below.
+        notes: Sentences below the verdicts.
     """
 
     title: str
@@ -79,6 +82,7 @@ class Table:
     rows: tuple[Row, ...]
     times_ps: tuple[float, ...]
     appendices: tuple[Appendix, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not any(row.kind == "trivial" for row in self.rows):
@@ -146,7 +150,7 @@ class Table:
         headings = [f"{m.label} {'↑' if m.higher_is_better else '↓'}" for m in chosen]
         lines = [["forecast", *headings, "skill"]]
         for row in self.rows:
-            name = f"{row.name} (trivial)" if row.kind == "trivial" else row.name
+            name = row.name if row.kind == "model" else f"{row.name} ({row.kind})"
             scores = [
                 f"{self.mean(row, m):.{m.digits}f} ± {self.deviation(row, m):.{m.digits}f}"
                 for m in chosen
@@ -160,7 +164,18 @@ class Table:
         rule = "|" + " --- |" * (len(self.metrics) + 2)
         below = [small.markdown() for small in self.appendices]
         return "\n".join(
-            [f"**{self.title}**", "", headings, rule, *rows, "", *self.verdicts(), "", *below]
+            [
+                f"**{self.title}**",
+                "",
+                headings,
+                rule,
+                *rows,
+                "",
+                *self.verdicts(),
+                *self.notes,
+                "",
+                *below,
+            ]
         )
 
     def terminal(self, columns: int = 5) -> str:
@@ -181,10 +196,19 @@ class Table:
                 )
             )
         below = [small.terminal() for small in self.appendices]
-        return "\n\n".join([*blocks, "\n".join(self.verdicts()), *below])
+        return "\n\n".join([*blocks, "\n".join([*self.verdicts(), *self.notes]), *below])
+
+    def latex(self) -> str:
+        """Return the table and those below it as LaTeX, with verdicts and notes."""
+        below = [small.latex() for small in self.appendices]
+        own = latex_table(self.cells(), self.title, [*self.verdicts(), *self.notes])
+        return "\n".join([own, *below])
 
     def csv(self) -> str:
-        """Return every score of every frame, one line each row, time and metric."""
+        """Return every score of every frame, one line each row, time and metric.
+
+        Appendices have files of their own (`Appendix.csv`).
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["forecast", "kind", "time_ps", "metric", "value"])
@@ -203,6 +227,7 @@ class Table:
             "times_ps": list(self.times_ps),
             "best_trivial": self.best_trivial.name,
             "verdicts": self.verdicts(),
+            "notes": list(self.notes),
             "rows": [
                 {
                     "name": row.name,

@@ -16,7 +16,7 @@ from undula.errors import InputError, UsageError
 from undula.geometry.distances import quasi_geodesic
 from undula.geometry.frames import own_axes
 from undula.geometry.molecular_surface import MolecularSurface
-from undula.geometry.neighbours import closest_pairs, nearest, pairs_within
+from undula.geometry.neighbours import closest_pairs, nearest, pairs_to, pairs_within
 from undula.geometry.sampling import farthest_points
 from undula.geometry.smoothing import smoothed_normals
 from undula.io.residues import standard_name
@@ -34,6 +34,8 @@ OTHER_RESIDUE = len(AMINO_ACIDS)
 _TYPE_OF = {name: number for number, name in enumerate(AMINO_ACIDS)} | {
     "MSE": AMINO_ACIDS.index("MET")
 }
+AT_ONCE = 20_000
+"""Points of larger clouds that are worked on at once: their pairs take 0.2 GB."""
 _CANDIDATES = 4
 """From how many times as many points a fixed number of points is chosen, at least."""
 
@@ -215,11 +217,7 @@ def router_cloud(structure: Structure, config: CloudConfig) -> RouterCloud:
     own = replace(structure, positions=centred @ axes)
     sample = _sample(own, config)
     smoothed = smoothed_normals(sample.points, sample.normals, config.smoothing)
-    pairs = pairs_within(sample.points, config.window)
-    distances = quasi_geodesic(sample.points, smoothed, pairs)
-    below = distances < config.window
-    pairs, distances = pairs[:, below], distances[below]
-    kept = closest_pairs(pairs, distances, config.neighbours)
+    pairs, distances = _neighbourhood(sample.points, smoothed, config)
     types, away, chains = _residues_around(own, sample.points, config.residues)
     cloud = RouterCloud(
         points=sample.points @ axes.T,
@@ -230,10 +228,44 @@ def router_cloud(structure: Structure, config: CloudConfig) -> RouterCloud:
         residue_types=types,
         residue_distances=away,
         residue_chains=chains,
-        pairs=pairs[:, kept],
-        distances=distances[kept],
+        pairs=pairs,
+        distances=distances,
     )
     return cloud.to(dtype=structure.positions.dtype)
+
+
+def part_of(
+    cloud: RouterCloud, rows: Int[Tensor, " some"], rounds: int
+) -> tuple[RouterCloud, Int[Tensor, " some"]]:
+    """Cut out some points of one protein with all that messages bring to them.
+
+    Args:
+        cloud: Of one protein.
+        rows: The points.
+        rounds: Of messages; so many steps along pairs are followed.
+
+    Returns:
+        A cloud that holds the points, their neighbours and theirs; and where the points are in it.
+    """
+    inside = torch.zeros(len(cloud), dtype=torch.bool, device=cloud.points.device)
+    inside[rows] = True
+    receiver, sender = cloud.pairs
+    for _ in range(rounds):
+        inside[sender[inside[receiver]]] = True
+    place = inside.cumsum(dim=0) - 1
+    joined = inside[receiver] & inside[sender]
+    chosen = {
+        name: value[inside]
+        for name, value in cloud._tensors().items()
+        if name not in ("pairs", "distances")
+    }
+    part = RouterCloud(
+        proteins=1,
+        pairs=place[cloud.pairs[:, joined]],
+        distances=cloud.distances[joined],
+        **chosen,
+    )
+    return part, place[rows]
 
 
 def collated(clouds: Sequence[RouterCloud]) -> RouterCloud:
@@ -283,6 +315,29 @@ def _sample(structure: Structure, config: CloudConfig) -> SurfaceCloud:
     return cloud
 
 
+def _neighbourhood(
+    points: Float[Tensor, "n 3"], smoothed: Float[Tensor, "n 3"], config: CloudConfig
+) -> tuple[Int[Tensor, "2 pairs"], Float[Tensor, " pairs"]]:
+    """Return the pairs of points that hear each other and how far apart they are along the surface.
+
+    Many points are taken in parts, because there are several times as many pairs within the
+    window as are kept.
+    """
+    kept_pairs, kept_distances = [], []
+    for rows in torch.arange(len(points), device=points.device).split(AT_ONCE):
+        if len(rows) == len(points):
+            pairs = pairs_within(points, config.window)
+        else:
+            pairs = pairs_to(points, rows, config.window)
+        distances = quasi_geodesic(points, smoothed, pairs)
+        below = distances < config.window
+        pairs, distances = pairs[:, below], distances[below]
+        kept = closest_pairs(pairs, distances, config.neighbours)
+        kept_pairs.append(pairs[:, kept])
+        kept_distances.append(distances[kept])
+    return torch.cat(kept_pairs, dim=1), torch.cat(kept_distances)
+
+
 def _farthest_of(surface: MolecularSurface, count: int) -> SurfaceCloud:
     """Choose points far from each other, beginning with the one farthest from the origin."""
     spacing = 2.0
@@ -310,7 +365,7 @@ def _residues_around(
         device=points.device,
     )
     centres = structure.positions[torch.from_numpy(place).to(points.device)]
-    index = nearest(points, centres, zeta)
+    index = torch.cat([nearest(some, centres, zeta) for some in points.split(AT_ONCE)])
     away = (points[:, None] - centres[index]).norm(dim=2)
     missing = (0, zeta - index.shape[1])
     pad = torch.nn.functional.pad

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
@@ -13,11 +12,22 @@ from undula.errors import InputError, Notice, UsageError
 from undula.geometry.comparison import Solid, compare_surfaces
 from undula.geometry.frames import superposition
 from undula.geometry.lattice import Lattice
-from undula.geometry.solids import exact_solid, lattice_solid
-from undula.surface.baselines import best_ellipsoid, blurred, occupancy
+from undula.geometry.residue_motion import FEWEST_NODES
+from undula.geometry.solids import exact_solid
+from undula.surface.baselines import occupancy
+from undula.surface.elastic_ensemble import MEMBERS, SurfaceEnsemble, elastic_ensemble
 from undula.surface.forecast import MovingSurface, coloured
+from undula.surface.forecasters import (
+    OTHER_FRAMES,
+    Forecaster,
+    Kind,
+    even,
+    fitted_numbers,
+    forecasters,
+    majority_oracle,
+)
 from undula.surface.model import System, sequence
-from undula.surface.sample_scores import sample_scores
+from undula.surface.sample_scores import ground, sample_scores
 from undula.surface.spread import SampleScores
 from undula.types import Mesh, Trajectory
 
@@ -32,31 +42,20 @@ class EvaluationConfig:
     Attributes:
         spacing: Of lattices and meshes, Å, the same for truth and all forecasts.
         samples: Points drawn on each mesh for the distances (300,000 in DSR).
-        seed: Of those points.
+        seed: Of those points, and of the elastic network.
+        members: Of the elastic network.
     """
 
     spacing: float = 0.7
     samples: int = 20_000
     seed: int = 0
+    members: int = MEMBERS
 
     def __post_init__(self) -> None:
         if not self.spacing > 0 or self.samples < 1:
             raise UsageError("spacing should be positive and samples at least 1")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Forecaster:
-    """One row of the table: a model or a trivial forecast.
-
-    Attributes:
-        name: Of the row.
-        kind: Whether it is a model or something a model must beat.
-        solid: What it forecasts for a time in ps.
-    """
-
-    name: str
-    kind: Literal["model", "trivial"]
-    solid: Callable[[float], Solid]
+        if self.members < 2:
+            raise UsageError(f"an elastic network needs at least two members, not {self.members}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,20 +65,22 @@ class Evaluation:
     Attributes:
         times_ps: Of the frames that were compared.
         scores: Row name → measure → one number per frame (`compare_surfaces` names them).
-        kinds: Row name → model or trivial.
+        kinds: Row name → model, trivial or oracle.
         truth: True meshes in the forecast's pose, coloured by displacement.
         forecast: Forecast meshes at the same times.
         notices: Times without a true frame, and what the truth's reader said.
-        samples: The samples as a distribution, if the forecast has any and a later frame.
+        samples: The forecast as a distribution, where there is a later frame.
+        remarks: How the trivial rows came by their numbers.
     """
 
     times_ps: tuple[float, ...]
     scores: Mapping[str, Mapping[str, list[float]]]
-    kinds: Mapping[str, Literal["model", "trivial"]]
+    kinds: Mapping[str, Kind]
     truth: list[Mesh]
     forecast: list[Mesh]
     notices: tuple[Notice, ...]
     samples: SampleScores | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -100,38 +101,78 @@ def evaluate(
         InputError: The truth is another protein, or has no frame at any of the times.
     """
     config = config or EvaluationConfig()
-    times_ps, frames, notices = _true_frames(moving, truth)
+    told = _told(moving, truth)
+    frames = told.posed(told.frames)
     lattice = _lattice_around(moving, frames, config.spacing)
-    rows = forecasters(moving, lattice)
-    system = System.of(moving.structure)
-    scores: dict[str, dict[str, list[float]]] = {row.name: {} for row in rows}
+    ensemble = _ensemble(moving, config)
+    rows = forecasters(moving, lattice, ensemble)
+    compared = [*rows, *_oracle(told, lattice)]
+    scores: dict[str, dict[str, list[float]]] = {row.name: {} for row in compared}
     true_meshes, forecast_meshes = [], []
-    for index, time in enumerate(times_ps):
+    for index, time in enumerate(told.times_ps):
         true = exact_solid(surface_of(frames.frame(index), moving.probe), lattice)
-        true_meshes.append(coloured(true.mesh, moving))
-        for row in rows:
+        true_meshes.append(true.mesh)
+        for row in compared:
             solid = row.solid(time)
             if row.kind == "model":
                 forecast_meshes.append(coloured(solid.mesh, moving))
-            measured = compare_surfaces(
-                solid,
-                true,
-                centre=system.centre,
-                scale=system.scale,
-                generator=torch.Generator().manual_seed(config.seed),
-                samples=config.samples,
-                spacing=config.spacing,
-            )
-            for name, value in measured.items():
+            for name, value in _measured(moving, solid, true, config).items():
                 scores[row.name].setdefault(name, []).append(value)
+    on = ground(moving.first_surface, told.times_ps, frames, true_meshes, lattice, config.seed)
     return Evaluation(
-        times_ps=times_ps,
+        times_ps=told.times_ps,
         scores=scores,
-        kinds={row.name: row.kind for row in rows},
-        truth=true_meshes,
+        kinds={row.name: row.kind for row in compared},
+        truth=[coloured(mesh, moving) for mesh in true_meshes],
         forecast=forecast_meshes,
-        notices=notices,
-        samples=sample_scores(moving, times_ps, frames, lattice, config.seed),
+        notices=told.notices,
+        samples=None if on is None else sample_scores(moving, on, rows, ensemble),
+        remarks=_remarks(moving, ensemble),
+    )
+
+
+def _remarks(moving: MovingSurface, ensemble: SurfaceEnsemble | None) -> tuple[str, ...]:
+    told: tuple[str, ...] = (fitted_numbers(moving.trained),)
+    if ensemble is None:
+        told += (f"Fewer than {FEWEST_NODES} Cα: there are no rows of an elastic network.",)
+    return told
+
+
+def _measured(
+    moving: MovingSurface, solid: Solid, true: Solid, config: EvaluationConfig
+) -> dict[str, float]:
+    system = System.of(moving.structure)
+    return compare_surfaces(
+        solid,
+        true,
+        centre=system.centre,
+        scale=system.scale,
+        generator=torch.Generator().manual_seed(config.seed),
+        samples=config.samples,
+        spacing=config.spacing,
+    )
+
+
+def _oracle(told: _Told, lattice: Lattice) -> list[Forecaster]:
+    """Return the majority of the other true frames as a row, where there are others."""
+    count = len(told.truth)
+    pool = sorted({*told.frames, *even(range(1, count), OTHER_FRAMES)})
+    if len(pool) < 2:
+        return []
+    posed = told.posed(pool)
+    occupied = {
+        frame: occupancy(surface_of(posed.frame(place), told.moving.probe), lattice)
+        for place, frame in enumerate(pool)
+    }
+    return [majority_oracle(occupied, dict(zip(told.times_ps, told.frames, strict=True)), lattice)]
+
+
+def _ensemble(moving: MovingSurface, config: EvaluationConfig) -> SurfaceEnsemble | None:
+    """Return the first frame's elastic network, if it has one."""
+    if len(moving.structure.alpha_carbons) < FEWEST_NODES:
+        return None
+    return elastic_ensemble(
+        moving.structure, moving.probe, members=config.members, seed=config.seed
     )
 
 
@@ -152,55 +193,14 @@ def true_meshes(
     Raises:
         InputError: The truth is another protein, or has no frame at any of the times.
     """
-    times_ps, frames, notices = _true_frames(moving, truth)
+    told = _told(moving, truth)
+    frames = told.posed(told.frames)
     lattice = _lattice_around(moving, frames, spacing)
     meshes = [
         exact_solid(surface_of(frames.frame(index), moving.probe), lattice).mesh
         for index in range(len(frames))
     ]
-    return times_ps, [coloured(mesh, moving) for mesh in meshes], notices
-
-
-def forecasters(moving: MovingSurface, lattice: Lattice) -> list[Forecaster]:
-    """Return the model and the trivial forecasts that stand beside it.
-
-    *copied first frame*: the exact surface the forecast starts from. *blurred first frame*:
-    with σ and cut fitted on the model's training frames. *best ellipsoid*: fitted on the first
-    frame. *averaged training frames*: the majority shape of the frames that trained the
-    model, which is trivial for a protein that was trained on.
-
-    Args:
-        moving: The forecast.
-        lattice: Where the trivial surfaces are laid down.
-    """
-    first = moving.first_surface
-    inside = occupancy(first, lattice)
-    trained = moving.trained
-    still = {
-        "blurred first frame": blurred(inside, lattice, trained.blur),
-        "best ellipsoid": best_ellipsoid(inside, lattice),
-        **moving.posed.still(lattice),
-    }
-    model = Forecaster(
-        name="model", kind="model", solid=lambda time: _forecast_solid(moving, lattice, time)
-    )
-    return [
-        model,
-        _still("copied first frame", exact_solid(first, lattice)),
-        *(
-            _still(name, lattice_solid(values.to(lattice.origin), lattice, lipschitz=None))
-            for name, values in still.items()
-        ),
-    ]
-
-
-def _still(name: str, solid: Solid) -> Forecaster:
-    return Forecaster(name=name, kind="trivial", solid=lambda _: solid)
-
-
-def _forecast_solid(moving: MovingSurface, lattice: Lattice, time: float) -> Solid:
-    found = moving.level_set(time, lattice=lattice)
-    return lattice_solid(found.values, lattice, lipschitz=None, mesh=found.mesh)
+    return told.times_ps, [coloured(mesh, moving) for mesh in meshes], told.notices
 
 
 def _lattice_around(moving: MovingSurface, frames: Trajectory, spacing: float) -> Lattice:
@@ -210,10 +210,40 @@ def _lattice_around(moving: MovingSurface, frames: Trajectory, spacing: float) -
     )
 
 
-def _true_frames(
-    moving: MovingSurface, truth: Trajectory
-) -> tuple[tuple[float, ...], Trajectory, tuple[Notice, ...]]:
-    """Return the forecast times that have a true frame, and those frames in the forecast's pose."""
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What the truth tells of a forecast.
+
+    Attributes:
+        moving: The forecast.
+        truth: All frames.
+        times_ps: The forecast times that have a true frame.
+        frames: Which frame each of them has.
+        notices: Of the truth, and how many times have none.
+    """
+
+    moving: MovingSurface
+    truth: Trajectory
+    times_ps: tuple[float, ...]
+    frames: tuple[int, ...]
+    notices: tuple[Notice, ...]
+
+    def posed(self, frames: Sequence[int]) -> Trajectory:
+        """Return some frames in the forecast's pose."""
+        positions = self.truth.positions[list(frames)].double()
+        structure = self.moving.structure
+        rotation, translation = superposition(
+            positions[:, self.truth.structure.alpha_carbons],
+            structure.positions.double()[structure.alpha_carbons],
+        )
+        posed = positions @ rotation.mT + translation.unsqueeze(-2)
+        # Two forecast times may share a frame, so the frames are told apart by their place alone.
+        places = torch.arange(len(frames), dtype=torch.float64)
+        return replace(self.truth, positions=posed, times_ps=places)
+
+
+def _told(moving: MovingSurface, truth: Trajectory) -> _Told:
+    """Return the forecast times that have a true frame, and which frames those are."""
     if sequence(truth.structure) != sequence(moving.structure):
         raise InputError(
             f"the truth is another protein: {len(sequence(truth.structure))} residues, the "
@@ -244,12 +274,4 @@ def _true_frames(
                 count=missing,
             ),
         )
-    positions = truth.positions[frames].double()
-    rotation, translation = superposition(
-        positions[:, truth.structure.alpha_carbons],
-        moving.structure.positions.double()[moving.structure.alpha_carbons],
-    )
-    posed = positions @ rotation.mT + translation.unsqueeze(-2)
-    # Two forecast times may share a frame, so the frames are told apart by their place alone.
-    places = torch.arange(len(frames), dtype=torch.float64)
-    return tuple(times_ps), replace(truth, positions=posed, times_ps=places), notices
+    return _Told(moving, truth, tuple(times_ps), tuple(frames), notices)

@@ -6,6 +6,7 @@ Nothing in here has ever seen a later frame. Everything is computed in the molec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from undula.data.prepare import FIXED_REACH, surface_of
 from undula.errors import UsageError
+from undula.geometry.blocks import EDGE, LatticeBlocks, needed_blocks
 from undula.geometry.elastic_network import anisotropic_network_modes
 from undula.geometry.frames import own_axes
 from undula.geometry.lattice import Lattice
@@ -27,12 +29,18 @@ from undula.types import Structure
 
 REACH = FIXED_REACH
 """Farther than this from the first frame's surface, Å, the field is the first frame's."""
-_BLUR_SPACING = 0.6
+BLUR_SPACING = 0.6
 """Of the lattice on which the first frame is blurred, Å."""
 _EDGE = 0.2
 """Over which distance the occupancy goes from inside to outside before it is blurred, Å."""
 _CARRIER = 4
 """The radial spline at which atoms stop carrying the points around them along."""
+_BAND = 8 * _EDGE
+"""Farther than this from the surface, Å, all is inside or outside."""
+_TRUNCATED = 4.0
+"""Gaussians end after so many deviations."""
+SLAB = 16_000_000
+"""Nodes of the lattice of the blurred first frame that are worked on at once: 0.4 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +150,7 @@ class FirstFrame:
         """Where the blurred insides lie."""
         positions, margin = self.structure.positions, REACH + 2 * max(self.config.blurs)
         return Lattice.covering(
-            positions.amin(dim=0) - margin, positions.amax(dim=0) + margin, _BLUR_SPACING
+            positions.amin(dim=0) - margin, positions.amax(dim=0) + margin, BLUR_SPACING
         )
 
     @cached_property
@@ -154,15 +162,64 @@ class FirstFrame:
         A blurred first frame is the best forecast of those that do not know the protein, so a
         network that is told these numbers has little to learn before it does as well.
         """
-        lattice = self.lattice
-        distance = self.surface.lattice_distance(
-            lattice.origin, lattice.spacing, lattice.shape, band=8 * _EDGE
-        )
-        inside = torch.sigmoid(-distance / _EDGE).float().numpy()
+        inside = torch.sigmoid(-self._distance(0, self.lattice.shape[0]) / _EDGE).float().numpy()
         return tuple(
-            torch.from_numpy(gaussian_filter(inside, width / lattice.spacing, mode="constant"))
-            for width in self.config.blurs
+            torch.from_numpy(gaussian_filter(inside, width, mode="constant", truncate=_TRUNCATED))
+            for width in self._widths
         )
+
+    @cached_property
+    def blurred_blocks(self) -> LatticeBlocks:
+        """The same numbers near the surface, for a lattice too large to be worked on at once.
+
+        Slab by slab, each seen with all that a Gaussian reaches.
+        """
+        planes, widths = self.lattice.shape[0], self._widths
+        found, reach = LatticeBlocks(self.lattice, len(widths)), self.blur_reach
+        for start in range(0, planes, self.slab_planes):
+            stop = min(start + self.slab_planes, planes)
+            low, high = max(start - reach, 0), min(stop + reach, planes)
+            distance = self._distance(low, high)
+            near = distance.abs() < _BAND
+            found.begin(start, needed_blocks(near, start - low, stop - start))
+            inside = distance.neg_().div_(_EDGE).sigmoid_().float().numpy()
+            for number, width in enumerate(widths):
+                wide = gaussian_filter(inside, width, mode="constant", truncate=_TRUNCATED)
+                found.put(number, torch.from_numpy(wide[start - low : stop - low]))
+        return found
+
+    @property
+    def _widths(self) -> list[float]:
+        return [width / BLUR_SPACING for width in self.config.blurs]
+
+    @property
+    def blur_reach(self) -> int:
+        """How many nodes the widest Gaussian reaches, no less than a block."""
+        return max(EDGE, int(_TRUNCATED * max(self._widths) + 0.5))
+
+    @property
+    def slab_planes(self) -> int:
+        """How many planes of the lattice are blurred at once, whole blocks."""
+        room = SLAB // math.prod(self.lattice.shape[1:]) - 2 * self.blur_reach
+        return EDGE * max(room // EDGE, 2)
+
+    def forget_blurs(self) -> None:
+        """Let go of the blurred insides, the largest thing known; they can be computed again."""
+        for name in ("blurred", "blurred_blocks"):
+            self.__dict__.pop(name, None)
+
+    def blurs_at(self, points: Float[Tensor, "n 3"]) -> list[Float[Tensor, " n"]]:
+        """Return the blurred insides at points of the own frame, near the surface."""
+        if self.lattice.nodes > SLAB:
+            return list(self.blurred_blocks.interpolate(points).float())
+        return [self.lattice.interpolate(values, points).float() for values in self.blurred]
+
+    def _distance(self, low: int, high: int) -> Float[Tensor, "nx ny nz"]:
+        """Return the distance to the surface on some planes of the lattice, within a band, Å."""
+        lattice = self.lattice
+        origin = lattice.origin + lattice.origin.new_tensor([low * lattice.spacing, 0.0, 0.0])
+        shape = (high - low, lattice.shape[1], lattice.shape[2])
+        return self.surface.lattice_distance(origin, lattice.spacing, shape, band=_BAND)
 
     def local(
         self,
@@ -182,7 +239,7 @@ class FirstFrame:
         sums = radial_sums(
             points, self.structure.positions, self.structure.vdw_radii, self.channels
         )
-        blurs = [self.lattice.interpolate(values, points).float() for values in self.blurred]
+        blurs = self.blurs_at(points)
         features = torch.cat([torch.stack(blurs, dim=1), sums.flatten(1)], dim=1)
         return LocalPoints(points, distance.float(), direction.float(), features)
 
@@ -225,16 +282,37 @@ class FirstFrame:
             ξ_1 (Å), ξ_2 and 1 for each sample; the motions turn with the molecule, so these numbers
             stay the same.
         """
+        return self.carried(points, self.motions(modes, residues))
+
+    def motions(
+        self, modes: Float[Tensor, "samples modes"], residues: Float[Tensor, "samples residues"]
+    ) -> Float[Tensor, "atoms channels"]:
+        """Return 1 and, sample by sample, δ and w of each atom's residue, float32.
+
+        Args:
+            modes: As in `tremble`.
+            residues: As in `tremble`.
+        """
         index = torch.from_numpy(self.structure.residue_index)
         size, way = self.residue_modes
         moved = torch.einsum("sk,krc->rsc", modes[:, : len(size)].double() * size, way)
-        channels = torch.cat([moved, residues.T[:, :, None].double()], dim=2)[index].flatten(1)
-        channels = torch.cat([torch.ones(len(index), 1), channels.float()], dim=1)
+        channels = torch.cat([moved, residues.T[:, :, None].double()], dim=2).flatten(1)
+        return torch.cat([torch.ones(len(index), 1), channels.float()[index]], dim=1)
+
+    def carried(
+        self, points: LocalPoints, motions: Float[Tensor, "atoms channels"]
+    ) -> Float[Tensor, "samples 3 n"]:
+        """Carry motions of atoms to points, as `tremble` does.
+
+        Args:
+            points: Where.
+            motions: From `motions`.
+        """
         sums = radial_sums(
-            points.points, self.structure.positions, self.structure.vdw_radii, channels
+            points.points, self.structure.positions, self.structure.vdw_radii, motions
         )[:, : _CARRIER + 1].sum(dim=1)
         carried = sums[:, 1:] / sums[:, :1].clamp(min=1e-3)
-        found = carried.reshape(len(points), len(residues), 4)
+        found = carried.reshape(len(points), carried.shape[1] // 4, 4)
         along = (found[:, :, :3] * points.direction[:, None]).sum(dim=2)
         every = torch.stack([along, found[:, :, 3], torch.ones_like(along)], dim=1)
         return every.permute(2, 1, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,51 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula import atomic
+from undula import atomic, estimates
 from undula.data.bundled import models
 from undula.data.prepare import surface_of
 from undula.errors import InputError, Notice, UsageError
+from undula.estimates import Estimate
 from undula.geometry.isosurface import LevelSet, extract
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
 from undula.io.datasets import read_json, read_structure, write_structure
 from undula.io.inspection import require_surface
+from undula.learn.checkpoint import described_in
+from undula.surface.estimates import (
+    KEPT_BYTES,
+    MARGIN,
+    SurfaceSize,
+    SurfaceWork,
+    fitted,
+    known_bytes,
+    what_fits,
+)
 from undula.surface.posed import KnownPoints, PosedField, SurfaceForecaster
-from undula.surface.trained_mixture import load_trained
+from undula.surface.trained_mixture import TrainedMixture, load_trained
 from undula.types import Mesh, Structure
 
 FORMAT = 2
-MARGIN = 6.0
-"""Space between the first frame's atoms and the lattice of extraction, Å; doubled if too small."""
 CHUNK = 4096
 """Points per call of the network: larger tensors are slower on a CPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatticePoints:
+    """The points of a lattice too large to keep what they know: it is found when it is needed.
+
+    Attributes:
+        posed: Knows the points.
+        lattice: Where they are.
+    """
+
+    posed: PosedField
+    lattice: Lattice
+
+    def __getitem__(self, rows: Tensor) -> KnownPoints:
+        _, y, z = self.lattice.shape
+        nodes = torch.stack([rows // (y * z), rows // z % y, rows % z], dim=1)
+        return self.posed.known(self.lattice.points_of(nodes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +72,10 @@ class MovingSurface:
         notices: What was dropped, assumed or guessed.
         samples: How many samples beside the typical field; a distributional model only.
         seed: Of the samples.
+        kept_bytes: What is known of a lattice's points is kept from one time to the next where
+            it takes no more than this.
+        chunk: Points per call of the network.
+        expected: Memory and time of its meshes, estimated before the work.
     """
 
     structure: Structure
@@ -55,6 +86,9 @@ class MovingSurface:
     notices: tuple[Notice, ...] = ()
     samples: int = 0
     seed: int = 0
+    kept_bytes: int = KEPT_BYTES
+    chunk: int = CHUNK
+    expected: Estimate | None = None
     _known: dict[Any, KnownPoints] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +107,11 @@ class MovingSurface:
     def first_surface(self) -> MolecularSurface:
         """The exact surface of the first frame."""
         return surface_of(self.structure, self.probe)
+
+    @cached_property
+    def size(self) -> SurfaceSize:
+        """What memory and time depend on."""
+        return measured(self.structure, self.trained)
 
     @cached_property
     def posed(self) -> PosedField:
@@ -108,9 +147,18 @@ class MovingSurface:
             return points.new_zeros(self.samples, len(points))
         parts = [
             self.posed.samples(self.posed.known(part), time_ps, self.samples)
-            for part in points.split(CHUNK)
+            for part in points.split(self.chunk)
         ]
         return torch.cat(parts, dim=1).to(points.dtype)
+
+    def sample_lattice(self, time_ps: float, lattice: Lattice) -> Float[Tensor, "samples nx ny nz"]:
+        """Return the signed distances of all samples on a lattice, Å."""
+        known = self._known_on(lattice)
+        parts = [
+            self.posed.samples(known[rows], time_ps, self.samples)
+            for rows in torch.arange(lattice.nodes).split(self.chunk)
+        ]
+        return torch.cat(parts, dim=1).reshape(self.samples, *lattice.shape)
 
     def level_set(
         self,
@@ -135,6 +183,20 @@ class MovingSurface:
             The mesh (empty if the level set does not exist) and the field on the lattice.
         """
         self._check_sample(sample)
+        return estimates.with_less(
+            lambda: self._around(time_ps, spacing, level, lattice, sample),
+            lambda: self.smaller()._around(time_ps, spacing, level, lattice, sample),
+            self.what_fits,
+        )
+
+    def _around(
+        self,
+        time_ps: float,
+        spacing: float | None,
+        level: float,
+        lattice: Lattice | None,
+        sample: int | None,
+    ) -> LevelSet:
         if lattice is not None:
             return self._level_set(time_ps, level, lattice, sample)
         margin = MARGIN + max(level, 0.0)
@@ -159,7 +221,7 @@ class MovingSurface:
             rows = (x * shape[1] + y) * shape[2] + z
             return self.posed.values(known[rows], time_ps, sample).to(points.dtype)
 
-        return extract(values, lattice, level=level, chunk=CHUNK)
+        return extract(values, lattice, level=level, chunk=self.chunk)
 
     def _check_sample(self, sample: int | None) -> None:
         if sample is not None and not 0 <= sample < self.samples:
@@ -181,6 +243,33 @@ class MovingSurface:
         found = self.level_set(time_ps, spacing=spacing, level=level, sample=sample)
         return coloured(found.mesh, self)
 
+    def smaller(self) -> MovingSurface:
+        """Return the same forecast in parts half as large, keeping nothing of what was known."""
+        self._known.clear()
+        return replace(self, kept_bytes=0, chunk=max(self.chunk // 2, 1), _known={})
+
+    def what_fits(self, limit: int | None = None) -> str:
+        """Say what does not run out of memory where this did, in one sentence.
+
+        Args:
+            limit: Of the process, bytes; by default a tenth less than what there is.
+        """
+        allowed = int(0.9 * estimates.memory_limit(limit))
+        return (
+            f"{self.structure.name}: the memory was not enough for a surface forecast at a "
+            f"spacing of {self.spacing:g} Å; {what_fits(self.size, self.work, allowed)}"
+        )
+
+    @property
+    def work(self) -> SurfaceWork:
+        """What is asked for, as far as memory and time depend on it."""
+        return SurfaceWork(
+            spacing=self.spacing,
+            times=len(self.times_ps),
+            samples=self.samples,
+            kept_bytes=self.kept_bytes,
+        )
+
     def lattice(self, spacing: float, margin: float = MARGIN) -> Lattice:
         """Return a lattice around the first frame's atoms."""
         positions = self.structure.positions.double()
@@ -192,7 +281,10 @@ class MovingSurface:
         key = (tuple(lattice.origin.tolist()), lattice.spacing, lattice.shape)
         if key not in self._known:
             self._known.clear()
-            self._known[key] = self.posed.known(lattice.points())
+            needed = known_bytes(self.size, lattice.nodes, lattice.spacing)
+            kept = needed <= self.kept_bytes
+            points = LatticePoints(self.posed, lattice)
+            self._known[key] = self.posed.known(lattice.points()) if kept else points
         return self._known[key]
 
     def save(self, folder: Path) -> None:
@@ -201,6 +293,7 @@ class MovingSurface:
         Args:
             folder: New, or of an earlier forecast, which is replaced.
         """
+        atomic.discard(folder / "forecast.json")
         write_structure(folder, self.structure)
         self.trained.save(folder)
         atomic.write_json(
@@ -228,7 +321,7 @@ class MovingSurface:
         described = read_json(folder / "forecast.json")
         if described.get("format") != FORMAT or described.get("kind") != "surface":
             raise InputError(f"{folder} holds no surface forecast of format {FORMAT}")
-        try:
+        with described_in(folder / "forecast.json"):
             return cls(
                 structure=read_structure(folder),
                 trained=load_trained(folder),
@@ -239,8 +332,6 @@ class MovingSurface:
                 probe=float(described["probe"]),
                 notices=tuple(Notice(**notice) for notice in described["notices"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / 'forecast.json'} is damaged: {error}") from error
 
 
 def forecast(
@@ -251,6 +342,7 @@ def forecast(
     spacing: float = 1.0,
     samples: int = 0,
     seed: int = 0,
+    memory_limit: int | str | None = None,
 ) -> MovingSurface:
     """Forecast the moving surface of a protein from its structure.
 
@@ -262,14 +354,16 @@ def forecast(
         spacing: Of the meshes, Å.
         samples: How many samples beside the typical surface.
         seed: Of the samples.
+        memory_limit: Of the whole process, bytes or such as "4GiB"; by default what there is.
 
     Returns:
         The moving surface; nothing is computed before it is asked for.
 
     Raises:
         InputError: The model cannot serve this protein, or only its Cα are there.
-        UsageError: A negative time, no time, no positive spacing, or samples of a model that has
-            none.
+        UsageError: A negative time, no time, no positive spacing, samples of a model that has
+            none, or a limit that is none.
+        MachineError: Its meshes would not fit into memory; says what would.
     """
     require_surface(structure)
     if trained is None:
@@ -284,8 +378,17 @@ def forecast(
         samples=samples,
         seed=seed,
     )
+    limit = estimates.memory_limit(estimates.asked_bytes(memory_limit))
+    work, expected = fitted(moving.size, moving.work, limit, structure.name)
+    moving = replace(moving, kept_bytes=work.kept_bytes, expected=expected)
     assert moving.posed is not None  # a protein the model cannot serve is refused here
     return moving
+
+
+def measured(structure: Structure, trained: SurfaceForecaster) -> SurfaceSize:
+    """Return what memory and time of a forecast by a model depend on."""
+    local = trained.model.config.local if isinstance(trained, TrainedMixture) else None
+    return SurfaceSize.of(structure, local)
 
 
 def coloured(mesh: Mesh, moving: MovingSurface) -> Mesh:

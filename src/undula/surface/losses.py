@@ -43,9 +43,9 @@ class LossConfig:
     units: Literal["angstrom", "normalised"] = "angstrom"
 
     def __post_init__(self) -> None:
-        weights = (self.distance, self.manifold, self.normal, self.eikonal, self.latent)
-        if min(weights) < 0:
-            raise UsageError("the weights of the losses should not be negative")
+        for name in ("distance", "manifold", "normal", "eikonal", "latent"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"loss.{name} should not be negative")
         if not (self.distance or self.manifold):
             raise UsageError("either loss.distance or loss.manifold should be positive")
 

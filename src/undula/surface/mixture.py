@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undula.errors import InputError, UsageError
+from undula.learn.checkpoint import check_dtypes
 from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
 from undula.nn.mixture import Dispatch, Gate, GateConfig, Gating, mixture
 from undula.nn.radial import RadialConfig
@@ -90,6 +91,8 @@ class MixtureModelConfig:
     def __post_init__(self) -> None:
         if self.router not in ROUTERS:
             raise UsageError(f"there is no router {self.router}; there are {', '.join(ROUTERS)}")
+        if not self.width > 0:
+            raise UsageError(f"width should be positive, not {self.width}")
         if self.latent < 0:
             raise UsageError(f"latent should not be negative, it is {self.latent}")
         if self.latent_from not in ("encoder", "fitted"):
@@ -371,6 +374,7 @@ class MixtureModel(nn.Module):
                 horizon_ps=float(description["horizon_ps"]),
                 generator=torch.Generator(),
             )
+            check_dtypes(model, weights)
             model.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
             reason = str(error).strip().splitlines()[-1].strip()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from undula.errors import InputError, UsageError
 from undula.io.residues import standard_name
+from undula.learn.checkpoint import check_dtypes
 from undula.nn.grid import GridConfig, GridField
 from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
 from undula.surface.time import TimeConfig, time_features
@@ -291,6 +292,7 @@ class SurfaceModel(nn.Module):
                 horizon_ps=float(description["horizon_ps"]),
                 generator=torch.Generator(),
             )
+            check_dtypes(model, weights)
             model.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
-from undula.surface.baselines import Blur
+from undula.surface.baselines import Blur, Shifts
 from undula.types import Structure
 
 
@@ -56,6 +56,11 @@ class SurfaceForecaster(Protocol):
     @property
     def blur(self) -> Blur:
         """σ and cut of the blurred first frame, fitted on the training frames."""
+        ...
+
+    @property
+    def shifts(self) -> Shifts | None:
+        """Offsets of the dilated and the eroded first frame, if they were fitted there."""
         ...
 
     @property

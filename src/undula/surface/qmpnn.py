@@ -23,7 +23,7 @@ from undula.nn.messages import Form, MessageGraph, coupling, message_graph, mess
 from undula.nn.radial import RadialConfig, RadialNetwork, cosine_cutoff
 from undula.surface.backbones.grouping import protein_maximum, protein_mean
 from undula.surface.backbones.layers import readout
-from undula.surface.clouds import RouterCloud
+from undula.surface.clouds import AT_ONCE, RouterCloud, part_of
 from undula.surface.geoan import GeoAN, GeoANConfig
 from undula.surface.router import RouterOutput
 
@@ -120,7 +120,7 @@ class QMPNN(nn.Module):
                 does not depend on its company.
         """
         with torch.autocast(cloud.points.device.type, enabled=False):
-            found = by_degree(self.point_features(cloud), self.config.channels)
+            found = by_degree(self._features(cloud), self.config.channels)
             pooled = [
                 protein_mean(part.flatten(1), cloud.owner, cloud.proteins)
                 .unflatten(1, part.shape[1:])
@@ -130,6 +130,20 @@ class QMPNN(nn.Module):
             largest = protein_maximum(found[0][:, 0], cloud.owner, cloud.proteins)
             code = self.readout(torch.cat((pooled[0][:, :, 0], largest), dim=1))
             return RouterOutput(code, tuple(pooled[1:]))
+
+    def _features(self, cloud: RouterCloud) -> Float[Tensor, "n width"]:
+        """Compute the features of the points; those of one large protein part by part.
+
+        Messages come from so many neighbourhoods as there are layers, so a part with those
+        around it gives the same. In training all is needed for the way back.
+        """
+        if torch.is_grad_enabled() or cloud.proteins > 1 or len(cloud) <= AT_ONCE:
+            return self.point_features(cloud)
+        features = []
+        for rows in torch.arange(len(cloud), device=cloud.points.device).split(AT_ONCE):
+            part, place = part_of(cloud, rows, self.config.layers)
+            features.append(self.point_features(part)[place])
+        return torch.cat(features)
 
     def point_features(self, cloud: RouterCloud) -> Float[Tensor, "n width"]:
         """Compute the features of the points, h_i after the last layer, as flat rows."""

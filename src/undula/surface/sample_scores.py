@@ -1,22 +1,37 @@
-"""Scoring the samples of a moving surface as a distribution, beside forecasts without a spread."""
+"""Scoring a forecast as a distribution, with samples or without, beside forecasts of all kinds."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from undula.data.prepare import surface_of
-from undula.geometry.comparison import sample_mesh
+from undula.geometry.comparison import Solid, sample_mesh
 from undula.geometry.elastic_network import gaussian_network_fluctuations
 from undula.geometry.isosurface import level_mesh
 from undula.geometry.lattice import Lattice
+from undula.geometry.molecular_surface import MolecularSurface
 from undula.geometry.neighbours import nearest
 from undula.surface.baselines import blurred, occupancy
-from undula.surface.forecast import MovingSurface
+from undula.surface.elastic_ensemble import NETWORK, SurfaceEnsemble
+from undula.surface.forecast import MARGIN, MovingSurface
+from undula.surface.forecasters import (
+    BLURRED,
+    COPIED,
+    DILATED,
+    ERODED,
+    UNFITTED,
+    Forecaster,
+    Kind,
+)
 from undula.surface.spread import (
     LEVELS,
     SAMPLES,
+    TYPICAL,
     Moments,
     SampleScores,
     SpreadRow,
@@ -38,156 +53,308 @@ _DENSITY = 60.0
 """Points per Å² that stand for a mesh when distances to it are wanted: 0.06 Å apart."""
 
 
-def sample_scores(
-    moving: MovingSurface,
-    times_ps: tuple[float, ...],
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ground:
+    """Where forecasts are compared as distributions, and what is true there.
+
+    Which places those are is known from the first frame alone.
+
+    Attributes:
+        around: Nodes of a lattice of 1 Å in the first frame's box, within `SHELL` of its surface.
+        on: Points of that surface.
+        times_ps: Of the true frames, none of which is the first frame itself.
+        fields: Their signed distance at all places, first those around, Å.
+        volumes: Of the true surfaces, Å³.
+        areas: Of the true surfaces, Å².
+        lattice: On which meshes are made whose volume and area are taken.
+        seed: Of what is drawn by chance.
+    """
+
+    around: Float[Tensor, "n 3"]
+    on: Float[Tensor, "m 3"]
+    times_ps: tuple[float, ...]
+    fields: Float[Tensor, "frames places"]
+    volumes: list[float]
+    areas: list[float]
+    lattice: Lattice
+    seed: int
+
+    @property
+    def places(self) -> Float[Tensor, "places 3"]:
+        """All places, Å."""
+        return torch.cat([self.around, self.on])
+
+    @property
+    def occupancy(self) -> Float[Tensor, " n"]:
+        """Part of the frames in which each point around is truly inside."""
+        return (self.fields[:, : len(self.around)] < 0).double().mean(dim=0)
+
+    @property
+    def mobility(self) -> Float[Tensor, " m"]:
+        """True surface-RMSF: deviation of the signed distance at each surface point, Å."""
+        return self.fields[:, len(self.around) :].std(dim=0, correction=0)
+
+
+def ground(
+    first: MolecularSurface,
+    times_ps: Sequence[float],
     frames: Trajectory,
+    meshes: Sequence[Mesh],
     lattice: Lattice,
     seed: int,
-) -> SampleScores | None:
-    """Score the samples of a forecast against the true frames.
+) -> Ground | None:
+    """Return where forecasts are compared as distributions; nothing without a later frame.
 
-    Distances and occupancies are compared at lattice nodes (1 Å) within `SHELL` of the first
-    frame's surface, at most `POINTS` of them; mobility at points of that surface. Frames at time
-    0 are the first frame itself and say nothing.
+    Args:
+        first: The first frame's surface.
+        times_ps: Of the frames; those at time 0 are left out.
+        frames: The truth in the forecast's pose.
+        meshes: Its surfaces.
+        lattice: Of the meshes.
+        seed: Of the choice of places.
+    """
+    later = [index for index, time in enumerate(times_ps) if time > 0]
+    if not later:
+        return None
+    around = _around(first, torch.Generator().manual_seed(seed))
+    on = first.cloud(SURFACE_SPACING).points.double()
+    places = torch.cat([around, on])
+    fields = [
+        surface_of(frames.frame(index), first.probe).signed_distance(places).double()
+        for index in later
+    ]
+    return Ground(
+        around=around,
+        on=on,
+        times_ps=tuple(times_ps[index] for index in later),
+        fields=torch.stack(fields),
+        volumes=[meshes[index].volume for index in later],
+        areas=[meshes[index].area for index in later],
+        lattice=lattice,
+        seed=seed,
+    )
+
+
+def sample_scores(
+    moving: MovingSurface,
+    on: Ground,
+    rows: Sequence[Forecaster],
+    ensemble: SurfaceEnsemble | None,
+) -> SampleScores:
+    """Score a forecast as a distribution, beside trivial forecasts and oracles.
 
     Args:
         moving: The forecast.
-        times_ps: Of the frames.
-        frames: The truth in the forecast's pose.
-        lattice: Where the first frame is blurred.
-        seed: Of the choice of places.
+        on: Where, and the truth.
+        rows: Of the table of single surfaces: the model and the trivial ones.
+        ensemble: Of the first frame's elastic network, if it has one.
 
     Returns:
-        The scores, or nothing where there are fewer than two samples or no later frame.
+        The model's rows first.
     """
-    later = [index for index, time in enumerate(times_ps) if time > 0]
-    if moving.samples < 2 or not later:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    around = _around(moving, generator)
-    on = moving.first_surface.cloud(SURFACE_SPACING).points.double()
-    still, share = _still(moving, lattice, around, generator)
-    tally = _Tally(len(around), moving.samples, still)
-    places = torch.cat([around, on])
-    for index in later:
-        truth = surface_of(frames.frame(index), moving.probe).signed_distance(places)
-        typical, samples = (
-            moving.sdf(places, times_ps[index]),
-            moving.sample_sdf(places, times_ps[index]),
-        )
-        tally.add(truth.double(), typical.double(), samples.double())
-    return SampleScores(
-        times_ps=tuple(times_ps[index] for index in later),
-        samples=moving.samples,
-        rows=(
-            *tally.rows(),
-            *_still_rows(tally, share, len(on)),
-            SpreadRow(
-                name="elastic network",
-                kind="trivial",
-                mobility=_network_mobility(moving.structure, on),
-                relative=True,
-            ),
-            _one_spread(
-                "typical", torch.stack(tally.typical), torch.stack(tally.errors["typical"])
-            ),
-            _one_spread("copied", still["copied"][None], torch.stack(tally.errors["copied"])),
-        ),
-        ranks=tally.ranks.tolist(),
-        coverage={level: held / len(later) for level, held in tally.held.items()},
-        occupancy=tally.inside["truth"].mean,
-        mobility=tally.motion["truth"].deviation,
+    typical = typical_fields(moving, on)
+    own, counted = model_rows(moving, on, typical)
+    copied = moving.first_surface.signed_distance(on.around).double()[None]
+    values = typical[:, : len(on.around)]
+    truth = on.fields[:, : len(on.around)]
+    every = (
+        *own,
+        *trivial_rows(moving, on, rows, ensemble),
+        _one_spread("typical", values, values - truth),
+        _one_spread("copied", copied, copied - truth),
     )
+    return scored(on, every, samples=moving.samples if counted else 0, ranks=counted)
+
+
+def scored(
+    on: Ground, rows: Sequence[SpreadRow], *, samples: int = 0, ranks: Sequence[int] = ()
+) -> SampleScores:
+    """Return rows beside the truth.
+
+    Args:
+        on: The truth.
+        rows: Of forecasts.
+        samples: How many the model has.
+        ranks: Of the truth among them.
+    """
+    return SampleScores(
+        times_ps=on.times_ps,
+        samples=samples,
+        rows=tuple(rows),
+        ranks=list(ranks),
+        occupancy=on.occupancy,
+        mobility=on.mobility,
+        volumes=on.volumes,
+        areas=on.areas,
+    )
+
+
+def model_rows(
+    moving: MovingSurface, on: Ground, typical: Float[Tensor, "frames places"]
+) -> tuple[list[SpreadRow], list[int]]:
+    """Return the rows of a model: its samples, if it has any, and its typical surface.
+
+    Args:
+        moving: The forecast.
+        on: Where, and the truth.
+        typical: Of `typical_fields`.
+
+    Returns:
+        The rows, and the ranks of the truth among the samples (none without samples).
+    """
+    meshes = [moving.level_set(time, lattice=on.lattice).mesh for time in on.times_ps]
+    tally = _Tally(on)
+    for values in typical:
+        tally.add(values[None])
+    rows = [tally.row(TYPICAL, "model", meshes)]
+    if moving.samples < 2:
+        return rows, []
+    samples = _Tally(on)
+    volumes, areas = [], []
+    for time in on.times_ps:
+        samples.add(moving.sample_sdf(on.places, time).double())
+        for values in moving.sample_lattice(time, on.lattice):
+            mesh = level_mesh(values, on.lattice, 0.0)
+            volumes.append(mesh.volume)
+            areas.append(mesh.area)
+    drawn = samples.row(SAMPLES, "model", volumes=volumes, areas=areas)
+    return [drawn, *rows], samples.ranks.tolist()
+
+
+def typical_fields(moving: MovingSurface, on: Ground) -> Float[Tensor, "frames places"]:
+    """Return the typical field of a forecast at all places and times, Å."""
+    known = moving.posed.known(on.places)
+    return torch.stack([moving.posed.values(known, time, None).double() for time in on.times_ps])
+
+
+def trivial_rows(
+    moving: MovingSurface,
+    on: Ground,
+    rows: Sequence[Forecaster],
+    ensemble: SurfaceEnsemble | None,
+) -> list[SpreadRow]:
+    """Return the rows of surfaces that do not move, and of elastic networks.
+
+    Args:
+        moving: The forecast, for its first frame and its trained numbers.
+        on: Where, and the truth.
+        rows: The surfaces that do not move are those of the kind "trivial".
+        ensemble: Of the first frame's elastic network, if it has one.
+    """
+    found = [_still_row(moving, on, row) for row in rows if row.kind == "trivial"]
+    if ensemble is not None:
+        found.append(ensemble_row(NETWORK, "trivial", ensemble, on))
+    found.append(
+        SpreadRow(
+            name="Gaussian network",
+            kind="trivial",
+            mobility=_network_mobility(moving.structure, on.on),
+            relative=True,
+        )
+    )
+    return found
+
+
+def ensemble_row(name: str, kind: Kind, ensemble: SurfaceEnsemble, on: Ground) -> SpreadRow:
+    """Return the row of an ensemble of surfaces that is the same at all times."""
+    tally = _Tally(on)
+    fields = ensemble.signed_distance(on.places).double()
+    for _ in on.times_ps:
+        tally.add(fields)
+    volumes, areas = ensemble.sizes(on.lattice)
+    return tally.row(name, kind, volumes=volumes, areas=areas, pooled=True)
 
 
 class _Tally:
-    """What is counted frame by frame: first come the points around, then those on the surface."""
+    """What is counted of one forecast frame by frame."""
 
-    def __init__(self, around: int, samples: int, still: dict[str, Float[Tensor, " n"]]) -> None:
-        self.around = around
-        self.still = still
-        self.inside = {name: Moments() for name in ("truth", "typical", "samples")}
-        self.motion = {name: Moments() for name in ("truth", "typical", "samples")}
-        self.typical: list[Tensor] = []
-        self.errors: dict[str, list[Tensor]] = {name: [] for name in ("typical", *still)}
+    def __init__(self, on: Ground) -> None:
+        self.truth = on.fields
+        self.around = len(on.around)
+        self.inside, self.motion = Moments(), Moments()
         self.scores: list[float] = []
-        self.ranks = torch.zeros(samples + 1, dtype=torch.long)
+        self.members = 1
+        self.ranks = torch.zeros(1, dtype=torch.long)
         self.held = dict.fromkeys(LEVELS, 0.0)
 
-    def add(
-        self,
-        truth: Float[Tensor, " places"],
-        typical: Float[Tensor, " places"],
-        samples: Float[Tensor, "samples places"],
-    ) -> None:
-        """Count in a frame."""
-        fields = {"truth": truth[None], "typical": typical[None], "samples": samples}
-        for name, values in fields.items():
-            self.inside[name].add(values[:, : self.around] < 0)
-            self.motion[name].add(values[:, self.around :])
-        truth, drawn = truth[: self.around], samples[:, : self.around]
-        self.typical.append(typical[: self.around])
-        for name, values in {"typical": self.typical[-1], **self.still}.items():
-            self.errors[name].append(values - truth)
+    def add(self, fields: Float[Tensor, "members places"]) -> None:
+        """Count in what is forecast for the next frame."""
+        self.inside.add(fields[:, : self.around] < 0)
+        self.motion.add(fields[:, self.around :])
+        truth = self.truth[len(self.scores), : self.around]
+        drawn = fields[:, : self.around]
+        self.members = len(drawn)
+        if self.members == 1:
+            self.scores.append(float((drawn[0] - truth).abs().mean()))
+            return
         self.scores.append(float(crps(drawn, truth).mean()))
-        self.ranks += ranks(drawn, truth)
+        self.ranks = self.ranks + ranks(drawn, truth)
         for level in LEVELS:
-            self.held[level] += float(covered(drawn, truth, level))
+            self.held[level] += float(covered(drawn, truth, level)) / len(self.truth)
 
-    def error(self, name: str) -> list[float] | None:
-        """Return the mean absolute error of a forecast without a spread, frame by frame."""
-        if name not in self.errors:
-            return None
-        return [float(error.abs().mean()) for error in self.errors[name]]
+    def row(
+        self,
+        name: str,
+        kind: Kind,
+        meshes: Sequence[Mesh] = (),
+        *,
+        volumes: Sequence[float] = (),
+        areas: Sequence[float] = (),
+        pooled: bool = False,
+    ) -> SpreadRow:
+        """Return what was counted as a row.
 
-    def rows(self) -> tuple[SpreadRow, SpreadRow]:
-        """Return the rows of the samples and of the typical surface."""
-        samples, typical = (
-            SpreadRow(
-                name=name,
-                kind="model",
-                crps=scores,
-                occupancy=self.inside[key].mean,
-                mobility=self.motion[key].deviation,
-            )
-            for key, name, scores in (
-                ("samples", SAMPLES, self.scores),
-                ("typical", "typical surface", self.error("typical")),
-            )
+        Args:
+            name: Of the row.
+            kind: Of the row.
+            meshes: Whose volumes and areas are taken,
+            volumes: or these,
+            areas: and these.
+            pooled: Whether members are states of one distribution, not courses in time.
+        """
+        return SpreadRow(
+            name=name,
+            kind=kind,
+            crps=self.scores,
+            occupancy=self.inside.mean,
+            mobility=self.motion.pooled if pooled else self.motion.deviation,
+            members=self.members,
+            coverage=self.held if self.members > 1 else None,
+            volumes=list(volumes) or [mesh.volume for mesh in meshes],
+            areas=list(areas) or [mesh.area for mesh in meshes],
         )
-        return samples, typical
 
 
-def _still(
-    moving: MovingSurface,
-    lattice: Lattice,
-    points: Float[Tensor, "n 3"],
-    generator: torch.Generator,
-) -> tuple[dict[str, Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    """Return the distances of the surfaces that do not move, and the blurred one's occupancy."""
-    still = {"copied": moving.first_surface.signed_distance(points).double()}
-    mesh, share = _blurred(moving, lattice, points)
-    if not mesh.is_empty:
-        still["blurred"] = _distance_to(mesh, share > moving.trained.blur.cut, points, generator)
-    return still, share
-
-
-def _still_rows(tally: _Tally, share: Float[Tensor, " n"], on: int) -> tuple[SpreadRow, SpreadRow]:
-    copied = SpreadRow(
-        name="copied first frame",
-        kind="trivial",
-        crps=tally.error("copied"),
-        occupancy=(tally.still["copied"] < 0).double(),
-        mobility=torch.zeros(on, dtype=torch.float64),
+def _still_row(moving: MovingSurface, on: Ground, row: Forecaster) -> SpreadRow:
+    """Return the row of a surface that does not move."""
+    solid = row.solid(on.times_ps[0])
+    field = _still_field(moving, on, row.name, solid)
+    if field is None:
+        return SpreadRow(name=row.name, kind="trivial", volumes=[0.0], areas=[0.0])
+    tally = _Tally(on)
+    for _ in on.times_ps:
+        tally.add(field[None])
+    found = replace(
+        tally.row(row.name, "trivial", [solid.mesh]),
+        mobility=torch.zeros(len(on.on), dtype=torch.float64),
     )
-    blurred_row = SpreadRow(
-        name="blurred first frame",
-        kind="trivial",
-        crps=tally.error("blurred"),
-        occupancy=share,
-    )
-    return copied, blurred_row
+    if row.name != BLURRED:
+        return found
+    return replace(found, occupancy=_blurred_share(moving, on))
+
+
+def _still_field(
+    moving: MovingSurface, on: Ground, name: str, solid: Solid
+) -> Float[Tensor, " places"] | None:
+    """Return the signed distance to a surface that does not move; none if it is empty."""
+    shifts = moving.trained.shifts or UNFITTED
+    moved = {COPIED: 0.0, DILATED: shifts.dilated, ERODED: -shifts.eroded}
+    if name in moved:
+        return moving.first_surface.signed_distance(on.places).double() - moved[name]
+    if solid.mesh.is_empty:
+        return None
+    inside = solid.field(on.places) < solid.level
+    return _distance_to(solid.mesh, inside, on.places, torch.Generator().manual_seed(on.seed))
 
 
 def _one_spread(
@@ -208,10 +375,11 @@ def _one_spread(
     )
 
 
-def _around(moving: MovingSurface, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+def _around(first: MolecularSurface, generator: torch.Generator) -> Float[Tensor, "n 3"]:
     """Return lattice nodes near the first frame's surface, chosen by chance if there are many."""
-    lattice = moving.lattice(1.0)
-    distance = moving.first_surface.lattice_distance(
+    atoms = first.positions.double()
+    lattice = Lattice.covering(atoms.amin(dim=0) - MARGIN, atoms.amax(dim=0) + MARGIN, 1.0)
+    distance = first.lattice_distance(
         lattice.origin, lattice.spacing, lattice.shape, band=SHELL + 1
     )
     near = lattice.points()[distance.reshape(-1).abs() < SHELL].double()
@@ -219,14 +387,12 @@ def _around(moving: MovingSurface, generator: torch.Generator) -> Float[Tensor, 
     return near[chosen.sort().values]
 
 
-def _blurred(
-    moving: MovingSurface, lattice: Lattice, points: Float[Tensor, "n 3"]
-) -> tuple[Mesh, Float[Tensor, " n"]]:
-    """Return the surface of the blurred first frame, and its occupancy at points."""
+def _blurred_share(moving: MovingSurface, on: Ground) -> Float[Tensor, " n"]:
+    """Return the blurred first frame's occupancy as a probability."""
     blur = moving.trained.blur
-    values = blurred(occupancy(moving.first_surface, lattice), lattice, blur).double()
-    share = (blur.cut - lattice.interpolate(values, points)).clamp(0, 1)
-    return level_mesh(values, lattice, 0.0), share
+    inside = occupancy(moving.first_surface, on.lattice)
+    values = blurred(inside, on.lattice, blur).double()
+    return (blur.cut - on.lattice.interpolate(values, on.around)).clamp(0, 1)
 
 
 def _distance_to(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from undula.errors import UsageError
+from undula.geometry.comparison import wasserstein
 from undula.surface.forecast import MovingSurface
 from undula.types import Mesh
 
@@ -22,7 +23,9 @@ LEVELS = (0.5, 0.9)
 BINS = 10
 """Of the occupancies, for their calibration."""
 SAMPLES = "samples"
-"""Name of the row of the samples; other rows are forecasts without a spread."""
+"""Name of the row of the samples."""
+TYPICAL = "typical surface"
+"""Name of the row of the model's typical surface, which has no spread."""
 
 
 def with_spread(mesh: Mesh, moving: MovingSurface, time_ps: float) -> Mesh:
@@ -198,10 +201,16 @@ class SpreadRow:
         crps: Of the signed distance at points around the first frame, one per frame, Å; none
             if the row says nothing about distances.
         occupancy: Part of the time that each point is inside; none if it says nothing of it.
-        mobility: Standard deviation over the frames at each surface point, Å, of samples the
-            root mean square: each sample is a course of its own, as the truth is one; none
+        mobility: Surface-RMSF: standard deviation over the frames at each surface point, Å, of
+            samples the root mean square (each sample is a course of its own, as the truth is
+            one), of an ensemble that is the same at all times that over its members; none
             likewise.
         relative: Whether only the order of ``mobility`` means something.
+        members: How many samples or members it has; 1 for a forecast without a spread.
+        coverage: By level, how often the truth lay in the central interval; none without members.
+        volumes: Å³, of all members and frames; one number for a surface that does not move;
+            none if the row has no surface.
+        areas: The same of areas, Å².
     """
 
     name: str
@@ -210,29 +219,115 @@ class SpreadRow:
     occupancy: Float[Tensor, " n"] | None = None
     mobility: Float[Tensor, " m"] | None = None
     relative: bool = False
+    members: int = 1
+    coverage: Mapping[float, float] | None = None
+    volumes: Sequence[float] | None = None
+    areas: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeGap:
+    """A distribution of volumes or areas beside the true one.
+
+    Attributes:
+        mean: Å³ or Å².
+        deviation: Standard deviation.
+        distance: `wasserstein` from the true distribution, in the same unit.
+        relative: The same as a part of the true mean.
+    """
+
+    mean: float
+    deviation: float
+    distance: float
+    relative: float
+
+    @classmethod
+    def of(cls, found: Sequence[float], true: Sequence[float]) -> SizeGap:
+        """Compare two sets of sizes."""
+        distance = wasserstein(found, true)
+        return cls(
+            mean=float(np.mean(found)),
+            deviation=float(np.std(found)),
+            distance=distance,
+            relative=distance / float(np.mean(true)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleScores:
-    """The samples of a forecast against what happened, beside forecasts without a spread.
+    """A forecast, its samples if it has any, as a distribution beside other forecasts.
 
     Attributes:
         times_ps: Of the frames that were compared; none is the first frame itself.
-        samples: How many there are.
-        rows: `SAMPLES` first.
-        ranks: Rank of the truth among the samples, counted over points and frames.
-        coverage: By level, how often the truth lay in the central interval.
+        samples: How many there are; 0 for a model without any.
+        rows: The model's first: that of the samples, if there are any, then the typical surface.
+        ranks: Rank of the truth among the samples, counted over points and frames; none without.
         occupancy: Part of the frames in which each point is truly inside.
-        mobility: True standard deviation over the frames at each surface point, Å.
+        mobility: True surface-RMSF: standard deviation over the frames at each surface point, Å.
+        volumes: True volume of each frame, Å³.
+        areas: True area of each frame, Å².
     """
 
     times_ps: tuple[float, ...]
     samples: int
     rows: tuple[SpreadRow, ...]
     ranks: list[int]
-    coverage: Mapping[float, float]
     occupancy: Float[Tensor, " n"]
     mobility: Float[Tensor, " m"]
+    volumes: list[float]
+    areas: list[float]
+
+    def volume_gap(self, row: SpreadRow) -> SizeGap | None:
+        """Return a row's volumes beside the true ones, Å³."""
+        return None if row.volumes is None else SizeGap.of(row.volumes, self.volumes)
+
+    def area_gap(self, row: SpreadRow) -> SizeGap | None:
+        """Return a row's areas beside the true ones, Å²."""
+        return None if row.areas is None else SizeGap.of(row.areas, self.areas)
+
+    def measures(self, row: SpreadRow) -> dict[str, float]:
+        """Return every measure of a row that it has.
+
+        Returns:
+            =================================  ===================================================
+            ``crps_angstrom``                  `crps`, mean over frames and points, Å
+            ``coverage_50``, ``coverage_90``   `covered`, and with ``_error`` how far from right
+            ``rmsf_rank_correlation``          surface-RMSF: Spearman's ρ with the truth's
+            ``rmsf_error_angstrom``            its mean absolute error, Å
+            ``rmsf_angstrom``                  its mean, Å
+            ``occupancy_brier``                mean square error of the occupancy over time
+            ``occupancy_error``                `Reliability.error`
+            ``volume_angstrom3``               mean volume, Å³; with ``_deviation`` its deviation,
+                                               with ``_wasserstein`` the distance of the
+                                               distributions, with ``_wasserstein_relative`` as a
+                                               part of the true mean
+            ``area_angstrom2``                 the same of areas, Å²
+            =================================  ===================================================
+        """
+        found: dict[str, float | None] = {
+            "crps_angstrom": None if row.crps is None else float(np.mean(row.crps)),
+            "rmsf_rank_correlation": self.mobility_order(row),
+            "rmsf_error_angstrom": self.mobility_error(row),
+            "occupancy_brier": self.brier(row),
+        }
+        for level, held in (row.coverage or {}).items():
+            found[f"coverage_{level:.0%}".rstrip("%")] = held
+            off = abs(held - reachable(level, row.members))
+            found[f"coverage_{level:.0%}".rstrip("%") + "_error"] = off
+        if row.mobility is not None and not row.relative:
+            found["rmsf_angstrom"] = float(row.mobility.mean())
+        if (reliability := self.reliability(row)) is not None:
+            found["occupancy_error"] = reliability.error
+        for name, gap in (
+            ("volume_angstrom3", self.volume_gap(row)),
+            ("area_angstrom2", self.area_gap(row)),
+        ):
+            if gap is not None:
+                found[name] = gap.mean
+                found[f"{name}_deviation"] = gap.deviation
+                found[f"{name}_wasserstein"] = gap.distance
+                found[f"{name}_wasserstein_relative"] = gap.relative
+        return {name: value for name, value in found.items() if value is not None}
 
     def brier(self, row: SpreadRow) -> float | None:
         r"""Return the mean square error of a row's occupancy against the frames' insides.
@@ -295,3 +390,9 @@ class Moments:
         """The standard deviation over the frames of each sample, root mean square over samples."""
         variance = self._squares / self._frames - (self._sum / self._frames).square()
         return variance.mean(dim=0).clamp(min=0).sqrt()
+
+    @property
+    def pooled(self) -> Float[Tensor, " n"]:
+        """The standard deviation over all frames and samples together."""
+        variance = self._squares.mean(dim=0) / self._frames - self.mean.square()
+        return variance.clamp(min=0).sqrt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,16 @@ from undula.geometry.frames import rmsd, superposition
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
 from undula.io.datasets import Dataset, PreparedTrajectory
-from undula.learn.checkpoint import load_weights, save_weights
+from undula.learn.checkpoint import described_in, load_weights, save_weights
 from undula.surface.baselines import (
     Blur,
-    BlurCase,
+    Shifts,
     StaticSurface,
+    TrivialCase,
     averaged,
+    distances,
     fitted_blur,
+    fitted_shifts,
     occupancy,
 )
 from undula.surface.model import SurfaceModel
@@ -55,6 +58,15 @@ class Start:
     radii: Float[Tensor, " atoms"]
     alpha_carbons: Int[Tensor, " residues"]
 
+    def __post_init__(self) -> None:
+        atoms, on = len(self.positions), self.alpha_carbons
+        if self.positions.shape != (atoms, 3) or self.radii.shape != (atoms,):
+            raise InputError("a first frame needs a position and a radius for each atom")
+        if on.is_floating_point() or on.ndim != 1 or not ((on >= 0) & (on < atoms)).all():
+            raise InputError("a first frame names Cα that it does not have")
+        if not (self.radii > 0).all():
+            raise InputError("the radii of a first frame should be positive")
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedSurface:
@@ -67,6 +79,8 @@ class TrainedSurface:
         starts: The first frame of each training trajectory.
         memory_ps: For each system how long a deviation from its mean shape lasts, ps.
         provenance: What it was trained on and how, for the model card.
+        shifts: Of the dilated and the eroded first frame, fitted likewise; none in weights that
+            are older than those rows, and where there was no later frame to fit them on.
     """
 
     model: SurfaceModel
@@ -75,6 +89,7 @@ class TrainedSurface:
     starts: tuple[Start, ...]
     memory_ps: tuple[float, ...]
     provenance: dict[str, Any]
+    shifts: Shifts | None = None
 
     @property
     def horizon_ps(self) -> float:
@@ -127,6 +142,7 @@ class TrainedSurface:
                 "kind": "surface-trivial",
                 "memory_ps": list(self.memory_ps),
                 "blur": asdict(self.blur),
+                "shifts": self.shifts and asdict(self.shifts),
                 "lattices": [
                     {"origin": s.lattice.origin.tolist(), "spacing": s.lattice.spacing}
                     for s in self.averaged
@@ -151,8 +167,22 @@ class TrainedSurface:
         if metadata.get("kind") != "surface":
             raise InputError(f"{folder / WEIGHTS} is not a surface model")
         tensors, trivial = load_weights(folder / TRIVIAL)
-        model = SurfaceModel.build(metadata["model"], weights).eval()
-        model.requires_grad_(False)
+        with described_in(folder / WEIGHTS):
+            check_provenance(metadata["provenance"], ("steps", "training_frames"))
+            model = SurfaceModel.build(metadata["model"], weights).eval()
+            model.requires_grad_(False)
+        with described_in(folder / TRIVIAL):
+            return cls._with_rows(model, metadata["provenance"], tensors, trivial)
+
+    @classmethod
+    def _with_rows(
+        cls,
+        model: SurfaceModel,
+        provenance: dict[str, Any],
+        tensors: Mapping[str, Tensor],
+        trivial: Mapping[str, Any],
+    ) -> TrainedSurface:
+        """Put a model together with what was stored of its trivial rows."""
         statics = []
         for index, described in enumerate(trivial["lattices"]):
             values = tensors[f"averaged_{index}"]
@@ -164,14 +194,39 @@ class TrainedSurface:
             Start(**{part: tensors[f"start_{index}_{part}"] for part in _START_PARTS})
             for index in range(len(model.trajectories))
         )
+        for start, (name, system) in zip(starts, model.trajectories, strict=True):
+            if len(start.alpha_carbons) != len(model.alpha_carbons(system)):
+                raise InputError(f"the first frame of {name} has another number of Cα")
+        memory_ps = tuple(float(one) for one in trivial["memory_ps"])
+        if not len(memory_ps) == len(statics) == len(model.sequences):
+            raise InputError(f"there should be rows for {len(model.sequences)} systems")
         return cls(
             model=model,
             blur=Blur(**trivial["blur"]),
             averaged=tuple(statics),
             starts=starts,
-            memory_ps=tuple(trivial["memory_ps"]),
-            provenance=metadata["provenance"],
+            memory_ps=memory_ps,
+            provenance=provenance,
+            shifts=known_shifts(trivial),
         )
+
+
+def check_provenance(provenance: Mapping[str, Any], numbers: Sequence[str]) -> None:
+    """Raise where the record of a training lacks one of some numbers that readers are told.
+
+    Raises:
+        InputError: The first one.
+    """
+    for name in numbers:
+        value = provenance.get(name)
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise InputError(f"the provenance should tell {name}, found {value!r}")
+
+
+def known_shifts(metadata: Mapping[str, Any]) -> Shifts | None:
+    """Return the shifts that stand in the metadata of weights, if they do."""
+    found = metadata.get("shifts")
+    return None if found is None else Shifts(**found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +335,7 @@ class TrainedProteinField:
 
 def trivial_rows(
     task: SurfaceTask, datasets: Sequence[Dataset], probe: float
-) -> tuple[Blur, tuple[StaticSurface, ...]]:
+) -> tuple[Blur, Shifts | None, tuple[StaticSurface, ...]]:
     """Fit the trivial rows on the frames that training may read, and on no others.
 
     Args:
@@ -290,7 +345,8 @@ def trivial_rows(
 
     Returns:
         The blur of the first frame (the default one for static structures, which have no later
-        frame to fit it on) and each system's majority shape.
+        frame to fit it on), the shifts of the dilated and eroded one (none for those), and each
+        system's majority shape.
     """
     cases = []
     statics = []
@@ -307,15 +363,18 @@ def trivial_rows(
                 f.frame for f in task.training + task.validation if f.trajectory == index
             )
             step = max(1, len(readable) // TRIVIAL_FRAMES)
-            occupied = [
-                occupancy(_exact(dataset, trajectory.positions[frame], probe), lattice)
-                for frame in readable[::step]
-            ]
-            if len(occupied) > 1:
-                cases.append((occupied[0], occupied[1:], lattice))
-            shapes += occupied
+            first, *later = (
+                _exact(dataset, trajectory.positions[frame], probe) for frame in readable[::step]
+            )
+            start = distances(first, lattice)
+            others = [occupancy(surface, lattice) for surface in later]
+            if others:
+                cases.append(TrivialCase(first=start, later=others, lattice=lattice))
+            shapes += [start < 0, *others]
         statics.append(StaticSurface(lattice, averaged(shapes).float()))
-    return fitted_blur(cases) if cases else Blur(), tuple(statics)
+    if not cases:
+        return Blur(), None, tuple(statics)
+    return fitted_blur(cases), fitted_shifts(cases), tuple(statics)
 
 
 def starts(task: SurfaceTask, datasets: Sequence[Dataset]) -> tuple[Start, ...]:
@@ -390,20 +449,24 @@ def fitted_memory(cases: Sequence[tuple[np.ndarray, Float[Tensor, "frames points
     return float(grid[int(np.argmin(errors))])
 
 
-def blur_case(
+def trivial_case(
     dataset: Dataset, trajectory: PreparedTrajectory, frames: Sequence[int], probe: float
-) -> BlurCase:
-    """Return what `fitted_blur` needs of a trajectory: occupancies of first and later frames."""
+) -> TrivialCase:
+    """Return what `fitted_blur` and `fitted_shifts` need of a trajectory's readable frames."""
     positions = torch.tensor(np.array(trajectory.positions[0]))
     lattice = Lattice.covering(
         positions.amin(dim=0).double() - 8.0, positions.amax(dim=0).double() + 8.0, TRIVIAL_SPACING
     )
     later = [frame for frame in frames if frame > 0]
     first, *others = (
-        occupancy(_exact(dataset, trajectory.positions[frame], probe), lattice)
+        _exact(dataset, trajectory.positions[frame], probe)
         for frame in [0, *later[:: max(1, len(later) // TRIVIAL_FRAMES)]]
     )
-    return first, others, lattice
+    return TrivialCase(
+        first=distances(first, lattice),
+        later=[occupancy(surface, lattice) for surface in others],
+        lattice=lattice,
+    )
 
 
 def _exact(dataset: Dataset, positions: np.ndarray, probe: float) -> MolecularSurface:

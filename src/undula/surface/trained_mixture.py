@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from torch import Tensor
 from undula.errors import InputError
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
-from undula.learn.checkpoint import load_weights, save_weights
-from undula.surface.baselines import Blur
+from undula.learn.checkpoint import described_in, load_weights, save_weights
+from undula.surface.baselines import Blur, Shifts
 from undula.surface.clouds import router_cloud
 from undula.surface.experts import PointRows
 from undula.surface.first_frame import REACH, FirstFrame, LocalPoints
 from undula.surface.mixture import Encoding, MixtureModel
 from undula.surface.posed import SurfaceForecaster
-from undula.surface.trained import WEIGHTS, TrainedSurface
+from undula.surface.trained import WEIGHTS, TrainedSurface, check_provenance, known_shifts
 from undula.types import Structure
 
 KIND = "surface-mixture"
@@ -41,6 +41,8 @@ class TrainedMixture:
         memory_ps: How long the passing part of a deviation from the typical surface lasts, ps.
         lasting: The part of its variance that lasts as long as a trajectory.
         provenance: What it was trained on and how, for the model card.
+        shifts: Of the dilated and the eroded first frame, fitted likewise; none in weights that
+            are older than those rows.
     """
 
     model: MixtureModel
@@ -48,6 +50,14 @@ class TrainedMixture:
     memory_ps: float
     lasting: float
     provenance: dict[str, Any]
+    shifts: Shifts | None = None
+
+    def __post_init__(self) -> None:
+        check_provenance(self.provenance, ("steps", "proteins", "training_frames", "probe"))
+        if not 0 < self.memory_ps < math.inf or not 0 <= self.lasting <= 1:
+            raise InputError(
+                f"deviations cannot last {self.memory_ps} ps, a part of {self.lasting} for good"
+            )
 
     @property
     def horizon_ps(self) -> float:
@@ -91,6 +101,7 @@ class TrainedMixture:
                 "kind": KIND,
                 "model": self.model.describe(),
                 "blur": asdict(self.blur),
+                "shifts": self.shifts and asdict(self.shifts),
                 "memory_ps": self.memory_ps,
                 "lasting": self.lasting,
                 "provenance": self.provenance,
@@ -107,7 +118,7 @@ class TrainedMixture:
         weights, metadata = load_weights(folder / WEIGHTS)
         if metadata.get("kind") != KIND:
             raise InputError(f"{folder / WEIGHTS} is not a MoE-DSR model")
-        try:
+        with described_in(folder / WEIGHTS):
             model = MixtureModel.build(metadata["model"], weights).eval()
             model.requires_grad_(False)
             return cls(
@@ -116,9 +127,8 @@ class TrainedMixture:
                 memory_ps=float(metadata["memory_ps"]),
                 lasting=float(metadata["lasting"]),
                 provenance=metadata["provenance"],
+                shifts=known_shifts(metadata),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / WEIGHTS} is damaged: {error}") from error
 
 
 def load_trained(folder: Path) -> SurfaceForecaster:
@@ -167,6 +177,7 @@ class FirstFrameField:
     trained: TrainedMixture
     first: FirstFrame
     seed: int
+    _moving: dict[tuple[tuple[int, ...], float], Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -191,6 +202,7 @@ class FirstFrameField:
 
     def known(self, points: Float[Tensor, "n 3"]) -> ShellPoints:
         """Return the points with what they know of the first frame."""
+        assert self.encoding is not None  # what it takes to compute is free again before the rest
         own = self.first.to_own(points)
         count = len(own)
         if not self._shell:
@@ -239,11 +251,18 @@ class FirstFrameField:
         drawn = value.repeat(len(chosen), 1)
         if len(chosen):
             assert amplitude is not None, "this model draws no samples"
-            motions = [self._motion(sample, time_ps) for sample in chosen]
-            modes, residues = (torch.cat(parts) for parts in zip(*motions, strict=True))
-            moved = self.first.tremble(near, modes, residues)
+            moved = self.first.carried(near, self._motions(tuple(chosen), time_ps))
             drawn[:, inside] += (moved * amplitude.T).sum(dim=1)
         return value, drawn
+
+    def _motions(self, chosen: tuple[int, ...], time_ps: float) -> Float[Tensor, "atoms channels"]:
+        """Return how some samples move the atoms at a time; the last ones are kept."""
+        if (chosen, time_ps) not in self._moving:
+            self._moving.clear()
+            motions = [self._motion(sample, time_ps) for sample in chosen]
+            modes, residues = (torch.cat(parts) for parts in zip(*motions, strict=True))
+            self._moving[chosen, time_ps] = self.first.motions(modes, residues)
+        return self._moving[chosen, time_ps]
 
     def _motion(self, sample: int, time_ps: float) -> tuple[Tensor, Tensor]:
         r"""Return the random numbers of a sample at a time.

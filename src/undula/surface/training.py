@@ -20,7 +20,8 @@ from undula.learn.checkpoint import load_into
 from undula.learn.fit import FitConfig, fit
 from undula.learn.progress import Progress
 from undula.learn.recipe import flat
-from undula.surface.baselines import fitted_blur
+from undula.notices import write_report
+from undula.surface.baselines import fitted_blur, fitted_shifts
 from undula.surface.losses import LossConfig, MixtureLossConfig
 from undula.surface.mixture import MixtureModel, MixtureModelConfig
 from undula.surface.mixture_task import MixtureBatchConfig, MixtureTask
@@ -29,9 +30,9 @@ from undula.surface.task import BatchConfig, SurfaceTask
 from undula.surface.trained import (
     WEIGHTS,
     TrainedSurface,
-    blur_case,
     memory,
     starts,
+    trivial_case,
     trivial_rows,
 )
 from undula.surface.trained_mixture import TrainedMixture
@@ -65,7 +66,7 @@ def train(
     task = SurfaceTask(datasets, model, loss, batch, seed=fit_config.seed)
     described = _configuration(task, datasets)
     result = fit(task, fit_config, out, progress=progress, configuration=described)
-    blur, statics = trivial_rows(task, datasets, probe)
+    blur, shifts, statics = trivial_rows(task, datasets, probe)
     trained = TrainedSurface(
         model=task.module.cpu().eval().requires_grad_(False),
         blur=blur,
@@ -75,8 +76,10 @@ def train(
             memory(task, dataset, system, probe) for system, dataset in enumerate(datasets)
         ),
         provenance=_provenance(task, datasets, probe, fit_config, result.step),
+        shifts=shifts,
     )
     trained.save(out)
+    _report(out, datasets, result.step)
     return trained
 
 
@@ -118,7 +121,7 @@ def train_mixture(
     readable = [
         (datasets[task.owners[t]], task.trajectories[t], task.frames[t]) for t in task.training
     ]
-    cases = [blur_case(dataset, read, frames, probe) for dataset, read, frames in readable]
+    cases = [trivial_case(dataset, read, frames, probe) for dataset, read, frames in readable]
     names = [dataset.structure.name for dataset in datasets]
     module = task.module.cpu().eval()
     memory_ps, lasting = module.horizon_ps, 0.0
@@ -141,11 +144,13 @@ def train_mixture(
             **started,
             "loss": asdict(loss),
             "batch": asdict(batch),
-            "fit": asdict(fit_config),
+            "fit": fit_config.plain(),
             "measures": dict(result.metrics),
         },
+        shifts=fitted_shifts(cases),
     )
     trained.save(out)
+    _report(out, datasets, result.step)
     return trained
 
 
@@ -179,6 +184,13 @@ def start_weights(module: MixtureModel, folder: Path) -> str:
         weights["latents"] = module.latents.detach()
     load_into(module, weights, folder / WEIGHTS)
     return atomic.sha256(folder / WEIGHTS)
+
+
+def _report(out: Path, datasets: Sequence[Dataset], step: int) -> None:
+    """Count what was dropped, assumed or guessed in the data of a training."""
+    names = [dataset.structure.name for dataset in datasets]
+    told = [notice for dataset in datasets for notice in dataset.notices]
+    write_report(out, told, steps=step, data=names)
 
 
 def _described(dataset: Dataset) -> dict[str, Any]:
@@ -250,5 +262,5 @@ def _provenance(
         ],
         "loss": asdict(task.loss_config),
         "batch": asdict(task.batch_config),
-        "fit": asdict(fit_config),
+        "fit": fit_config.plain(),
     }

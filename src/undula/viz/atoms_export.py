@@ -13,11 +13,15 @@ from torch import Tensor
 from undula import atomic
 from undula.errors import Notice, UsageError
 from undula.io.atom_export import in_box, write_pdb, write_xtc
+from undula.locks import claims
 from undula.motion.forecast import MovingAtoms
 from undula.motion.forecast_scores import MODEL_ROW, AtomEvaluation
+from undula.notices import add_to_report, refuse
+from undula.notices import write_report as write_notices
 from undula.report.appendix import Appendix
 from undula.report.table import Metric, Row, Table
 from undula.viz.atoms_page import AtomsPage, write_atoms_page
+from undula.viz.earlier import discard_earlier
 from undula.viz.figures import score_figure
 
 ATOM_FORMATS = ("html", "xtc", "pdb")
@@ -35,12 +39,14 @@ SHOWN_PLACES = 3_000_000
 """Atoms times frames of all views of a page, about 15 MB; longer forecasts show fewer times."""
 
 
+@claims("folder")
 def export_atoms(
     moving: MovingAtoms,
     folder: Path,
     *,
     formats: Sequence[str] = ("html", "xtc"),
     wrap: bool = False,
+    strict: bool = False,
 ) -> list[Notice]:
     """Write a forecast of atoms and its exports into a folder.
 
@@ -59,18 +65,22 @@ def export_atoms(
         formats: "html", "xtc" and "pdb", or none of them.
         wrap: Bring molecules into the box, each as a whole; otherwise they go on from where they
             were last observed, through its walls, as diffusion needs it.
+        strict: Refuse a forecast with any notice before anything is written.
 
     Returns:
         Notices; with those of the forecast they stand in ``report.json``.
 
     Raises:
         UsageError: An unknown format.
+        InputError: There are notices, and none is allowed.
     """
     unknown = [name for name in formats if name not in ATOM_FORMATS]
     if unknown:
         raise UsageError(f"there is no format {unknown[0]}; there are {', '.join(ATOM_FORMATS)}")
+    page, notices = atoms_page(moving) if "html" in formats else (None, [])
+    refuse([*moving.notices, *notices], strict=strict)
+    discard_earlier(folder)
     moving.save(folder)
-    notices: list[Notice] = []
     system, box = moving.system, moving.box
 
     def written(positions: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames atoms 3"]:
@@ -95,8 +105,7 @@ def export_atoms(
                 "B-FACTOR: STANDARD DEVIATION ALONG AN AXIS, ANGSTROM",
             ),
         )
-    if "html" in formats:
-        page, notices = atoms_page(moving)
+    if page is not None:
         write_atoms_page(folder / "index.html", page)
     write_report(moving, folder, notices)
     return notices
@@ -105,23 +114,21 @@ def export_atoms(
 def write_report(moving: MovingAtoms, folder: Path, notices: Sequence[Notice]) -> None:
     """Write ``report.json``: what was asked for and what was dropped, assumed or guessed."""
     spread = moving.expected.spread
-    atomic.write_json(
-        folder / "report.json",
-        {
-            "structure": moving.system.structure.name,
-            "atoms": len(moving.system),
-            "molecules": moving.system.molecule_count,
-            "observed_frames": moving.observed,
-            "frame_ps": moving.frame_ps,
-            "now_ps": moving.now_ps,
-            "times_after_now_ps": list(moving.lags_ps),
-            "expected_error_angstrom": None
-            if spread is None
-            else spread.square().mean(dim=1).sqrt().tolist(),
-            "samples": len(moving.samples),
-            "seed": moving.seed,
-            "notices": [notice.as_dict() for notice in [*moving.notices, *notices]],
-        },
+    write_notices(
+        folder,
+        [*moving.notices, *notices],
+        structure=moving.system.structure.name,
+        atoms=len(moving.system),
+        molecules=moving.system.molecule_count,
+        observed_frames=moving.observed,
+        frame_ps=moving.frame_ps,
+        now_ps=moving.now_ps,
+        times_after_now_ps=list(moving.lags_ps),
+        expected_error_angstrom=None
+        if spread is None
+        else spread.square().mean(dim=1).sqrt().tolist(),
+        samples=len(moving.samples),
+        seed=moving.seed,
     )
 
 
@@ -239,6 +246,7 @@ def _about_samples(evaluation: AtomEvaluation) -> list[str]:
     ]
 
 
+@claims("folder")
 def write_atom_evaluation(moving: MovingAtoms, evaluation: AtomEvaluation, folder: Path) -> Table:
     """Write an evaluation into a result folder and return its table.
 
@@ -255,6 +263,7 @@ def write_atom_evaluation(moving: MovingAtoms, evaluation: AtomEvaluation, folde
     label = ATOM_METRICS[0].label
     score_figure(folder / "score.png", list(evaluation.lags_ps), _drawn(table), label)
     write_atoms_page(folder / "index.html", evaluated_page(moving, evaluation, table))
+    add_to_report(folder, "evaluation", evaluation.notices, times=len(evaluation.lags_ps))
     return table
 
 

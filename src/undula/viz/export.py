@@ -8,12 +8,16 @@ from pathlib import Path
 from undula import atomic
 from undula.errors import Notice, UsageError
 from undula.io.meshes import write_ply
-from undula.report.samples import samples_table
+from undula.locks import claims
+from undula.notices import add_to_report, refuse, write_report
+from undula.report.samples import samples_table, sizes_table
 from undula.report.table import Metric, Row, Table
+from undula.surface.estimates import SHOWN_SAMPLES, SHOWN_VERTICES
 from undula.surface.evaluation import Evaluation
 from undula.surface.forecast import MovingSurface
 from undula.surface.spread import with_spread
 from undula.types import Mesh
+from undula.viz.earlier import discard_earlier
 from undula.viz.figures import calibration_figure, score_figure, strip_figure
 from undula.viz.page import Page, write_page
 
@@ -34,18 +38,16 @@ METRICS = (
 )
 """Columns of a surface table; the first one judges."""
 SCALAR_LABEL = "distance from the first frame's surface, Å"
-SHOWN_SAMPLES = 4
-"""How many samples a page shows at most."""
-SHOWN_VERTICES = 400_000
-"""Of all their meshes together, about 6 MB; larger forecasts show fewer samples, at least one."""
 
 
+@claims("folder")
 def export(
     moving: MovingSurface,
     folder: Path,
     *,
     formats: Sequence[str] = ("html",),
     level: float = 0.0,
+    strict: bool = False,
 ) -> list[Notice]:
     """Write a forecast and its exports into a folder.
 
@@ -56,17 +58,19 @@ def export(
             ``meshes/mesh-0000.ply`` and so on, with the displacement, and the spread of the
             samples if there are any, as vertex scalars.
         level: Of the level set, Å.
+        strict: Refuse a forecast with any notice before anything is written.
 
     Returns:
         Notices about empty level sets; with those of the forecast they stand in ``report.json``.
 
     Raises:
         UsageError: An unknown format.
+        InputError: There are notices, and none is allowed.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise UsageError(f"there is no format {unknown[0]}; there are {', '.join(FORMATS)}")
-    moving.save(folder)
+    refuse(moving.notices, strict=strict)
     times_ps = moving.times_ps if formats else ()
     meshes = spread_meshes(moving, times_ps, [moving.mesh(time, level=level) for time in times_ps])
     notices = [
@@ -78,23 +82,24 @@ def export(
         for time, mesh in zip(times_ps, meshes, strict=True)
         if mesh.is_empty
     ]
+    refuse(notices, strict=strict)
+    discard_earlier(folder)
+    moving.save(folder)
     if "ply" in formats:
         for index, mesh in enumerate(meshes):
             write_ply(folder / "meshes" / f"mesh-{index:04d}.ply", mesh)
     if "html" in formats:
         shown = page(moving, times_ps, meshes, None, [*notices], level=level)
         write_page(folder / "index.html", shown)
-    atomic.write_json(
-        folder / "report.json",
-        {
-            "structure": moving.structure.name,
-            "atoms": len(moving.structure),
-            "times_ps": list(moving.times_ps),
-            "samples": moving.samples,
-            "seed": moving.seed,
-            "empty_level_sets": len(notices),
-            "notices": [notice.as_dict() for notice in [*moving.notices, *notices]],
-        },
+    write_report(
+        folder,
+        [*moving.notices, *notices],
+        structure=moving.structure.name,
+        atoms=len(moving.structure),
+        times_ps=list(moving.times_ps),
+        samples=moving.samples,
+        seed=moving.seed,
+        empty_level_sets=len(notices),
     )
     return notices
 
@@ -110,7 +115,10 @@ def surface_table(moving: MovingSurface, evaluation: Evaluation) -> Table:
             for name, scores in evaluation.scores.items()
         ),
         times_ps=evaluation.times_ps,
-        appendices=() if evaluation.samples is None else (samples_table(evaluation.samples),),
+        appendices=()
+        if evaluation.samples is None
+        else (samples_table(evaluation.samples), sizes_table(evaluation.samples)),
+        notes=evaluation.remarks,
     )
 
 
@@ -126,25 +134,30 @@ def spread_meshes(
     ]
 
 
+@claims("folder")
 def write_evaluation(moving: MovingSurface, evaluation: Evaluation, folder: Path) -> Table:
     """Write an evaluation into a result folder and return its table.
 
-    ``evaluation.json``, ``scores.csv``, ``scores.md``, ``score.png`` (score over time),
-    ``strip.png`` (truth above forecast, the paper's Figure 2), the page with truth beside
-    forecast, and of samples ``calibration.png``.
+    ``evaluation.json``, ``scores.csv``, ``scores.md``, ``scores.tex``, ``samples.csv`` and
+    ``sizes.csv`` (the tables below), ``score.png`` (score over time), ``strip.png`` (truth above
+    forecast, the paper's Figure 2), the page with truth beside forecast, and of samples
+    ``calibration.png``.
     """
     table = surface_table(moving, evaluation)
     judge = table.metrics[0]
-    series = {row.name: list(row.values[judge.key]) for row in table.rows}
+    series = _series(table)
     atomic.write_json(
         folder / "evaluation.json",
         table.as_dict() | {"notices": [notice.as_dict() for notice in evaluation.notices]},
     )
     atomic.write(folder / "scores.csv", table.csv())
     atomic.write(folder / "scores.md", table.markdown())
+    atomic.write(folder / "scores.tex", table.latex())
+    for small in table.appendices:
+        atomic.write(folder / f"{small.key}.csv", small.csv())
     score_figure(folder / "score.png", list(evaluation.times_ps), series, judge.label)
     chosen = _evenly(len(evaluation.times_ps), 5)
-    if evaluation.samples is not None:
+    if evaluation.samples is not None and evaluation.samples.samples:
         calibration_figure(folder / "calibration.png", evaluation.samples)
     strip_figure(
         folder / "strip.png",
@@ -158,7 +171,18 @@ def write_evaluation(moving: MovingSurface, evaluation: Evaluation, folder: Path
         moving, evaluation.times_ps, evaluation.forecast, evaluation.truth, [], table=table
     )
     write_page(folder / "index.html", shown)
+    add_to_report(folder, "evaluation", evaluation.notices, frames=len(evaluation.times_ps))
     return table
+
+
+def _series(table: Table) -> dict[str, list[float]]:
+    """Return the judging score of each row over time, by name; oracles are told to be some."""
+    return {
+        f"{row.name} (oracle)" if row.kind == "oracle" else row.name: list(
+            row.values[table.metrics[0].key]
+        )
+        for row in table.rows
+    }
 
 
 def page(
@@ -194,12 +218,12 @@ def page(
     series: dict[str, list[float]] | None = None
     if table is not None:
         below = [sentence for small in table.appendices for sentence in small.sentences]
-        notes = [*table.verdicts(), *below, *notes]
+        notes = [*table.verdicts(), *table.notes, *below, *notes]
         columns = [METRICS[0], METRICS[1], METRICS[4]]
         for line in table.cells(columns)[1:]:
             labels = [column.label for column in columns]
             scores.append((line[0], dict(zip([*labels, "skill"], line[1:], strict=True))))
-        series = {row.name: list(row.values[METRICS[0].key]) for row in table.rows}
+        series = _series(table)
     return Page(
         title=f"{moving.structure.name}: moving surface",
         times_ps=list(times_ps),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,17 @@ from undula.viz.colours import colour_map, common_top
 from undula.viz.rendering import common_view, render
 
 _INK, _SOFT, _LINE = "#20262b", "#626b72", "#dddcd6"
-_ROWS = ("#a1306f", "#5d6a75", "#2f7fa3", "#a9762a", "#5b8c4f", "#7a68b3")
+_ROWS = (
+    "#a1306f",
+    "#5d6a75",
+    "#2f7fa3",
+    "#a9762a",
+    "#5b8c4f",
+    "#7a68b3",
+    "#c2593f",
+    "#20262b",
+    "#3f8f8a",
+)
 _DASHES = ("-", (0, (5, 2.5)), (0, (1.5, 2)), (0, (6, 2, 1.5, 2)))
 _DPI = 200
 _CELL = 1.6
@@ -90,7 +99,7 @@ def score_figure(
         handles[::-1],
         names[::-1],
         loc="outside upper left",
-        ncols=len(names) if len(names) <= 3 else math.ceil(len(names) / 2),
+        ncols=min(len(names), 2 if len(names) == 4 or max(map(len, names)) > 28 else 3),
         frameon=False,
         labelcolor=_INK,
         fontsize=9,
@@ -181,8 +190,8 @@ def calibration_figure(path: Path, scores: SampleScores) -> str:
 
     Left the ranks of the truth among the samples, level if it could be one of them. In the
     middle the occupancy over time that was forecast beside what happened, of the samples and
-    the rows that say more than yes and no; right the mobility of each surface point beside the
-    true one. On the dashed line is right.
+    the rows that say more than yes and no; right the surface-RMSF at each surface point beside
+    the true one. On the dashed line is right.
 
     Args:
         path: The file to write.
@@ -225,10 +234,10 @@ def calibration_figure(path: Path, scores: SampleScores) -> str:
     right.scatter(moved, true, s=5, color=_ROWS[0], alpha=0.35, linewidths=0)
     top = max(float(moved.max()), float(true.max()), 1e-6) * 1.03
     right.plot([0, top], [0, top], color=_SOFT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
-    right.set_xlabel("mobility of the surface, forecast, Å", color=_INK)
+    right.set_xlabel("surface-RMSF, forecast, Å", color=_INK)
     right.set_ylabel("true, Å", color=_INK)
     for axes, title in zip(
-        (left, middle, right), ("rank of the truth", "occupancy", "mobility"), strict=True
+        (left, middle, right), ("rank of the truth", "occupancy", "surface-RMSF"), strict=True
     ):
         axes.set_title(title, fontsize=10, color=_INK)
         axes.tick_params(colors=_SOFT, length=0)

@@ -17,6 +17,7 @@ from undula.report.horizons import (
     full_table,
     lags_table,
     regimes_table,
+    rows_table,
     skill_table,
     windows_table,
 )
@@ -53,6 +54,8 @@ def write_motion_study(study: MotionStudy, out: Path, runs: Path) -> tuple[str, 
 def motion_tables(study: MotionStudy) -> list[Appendix]:
     """Return all tables of a study, that over all systems first."""
     tables = [full_table(study)]
+    if any(one.models for one in study.systems):
+        tables.append(rows_table(study))
     for system in study.systems:
         tables += _system_tables(system, study)
     if any(row.name in study.protocol.ablation for one in study.systems for row in one.models):

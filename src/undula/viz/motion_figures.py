@@ -42,7 +42,7 @@ def write_motion_figures(
         system: The scores.
         study: The study they belong to.
         out: Receives ``SYSTEM-NAME.png``.
-        runs: Where run folders lie; from the first seed of the first model comes the figure of
+        runs: Where run folders lie; from the first seed of the first DoMiNO comes the figure of
             one atom.
 
     Returns:
@@ -111,7 +111,9 @@ def error_figure(
         place = (trivial if still else models).index(name)
         look: dict[str, Any] = {
             "color": _TRIVIAL[place % len(_TRIVIAL)] if still else _MODELS[place % len(_MODELS)],
-            "linestyle": _DASHES[place % 3] if still else "-",
+            "linestyle": _DASHES[place % 3]
+            if still
+            else ("-", *_DASHES)[place // len(_MODELS) % 4],
             "linewidth": 1.3 if still else 2.2,
             "zorder": 2 if still else 3,
         }
@@ -304,9 +306,10 @@ def _places(key: str, count: int, course: Course, frame_ps: float) -> np.ndarray
 
 
 def _first_run(system: SystemScores, study: MotionStudy, runs: Path) -> Path | None:
+    levelled = {row.name for row in study.protocol.rows if row.model == "domino"}
     for row in system.models:
         folder = run_folder(runs, system.opened.name, row.name, study.protocol.seeds[0])
-        if "@" not in row.name and (folder / WEIGHTS).is_file():
+        if row.name in levelled and (folder / WEIGHTS).is_file():
             return folder
     return None
 

@@ -1,26 +1,25 @@
-"""The files of a study: every table as Markdown, JSON and CSV, and the figure."""
+"""The files of a study: every table as Markdown, JSON, CSV and LaTeX, and the figure."""
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 from undula import atomic
-from undula.report.appendix import Appendix
 from undula.report.studies import (
+    distributions_table,
     experts_series,
     experts_table,
     models_table,
     routers_table,
     specialisation_tables,
 )
+from undula.surface.forecasters import BLURRED, COPIED
 from undula.surface.studies.protocol import StudyTable
 from undula.surface.studies.study import StudyResult
 from undula.viz.expert_figure import expert_figure
 
-_REFERENCES = ("copied first frame", "blurred first frame")
+_REFERENCES = (COPIED, BLURRED)
 
 
 def write_study(
@@ -30,7 +29,7 @@ def write_study(
 
     Args:
         study: The scores.
-        out: Receives ``NAME.md``, ``NAME.json``, ``NAME.csv`` for each table, and ``NAME.png``
+        out: Receives ``NAME.md``, ``.json``, ``.csv``, ``.tex`` for each table, and ``NAME.png``
             for a figure.
         ecod: ECOD's domain file, if it is there.
 
@@ -51,10 +50,12 @@ def write_study(
 def _write(
     study: StudyResult, asked: StudyTable, out: Path, ecod: Path | None
 ) -> tuple[str, dict[str, Any]]:
-    if asked.kind == "models":
-        table = models_table(study, asked)
+    if asked.kind in ("models", "distributions"):
+        make = models_table if asked.kind == "models" else distributions_table
+        table = make(study, asked)
         described = table.as_dict()
         atomic.write(out / f"{asked.name}.md", table.markdown())
+        atomic.write(out / f"{asked.name}.tex", table.latex())
         atomic.write(out / f"{asked.name}.csv", table.csv())
         atomic.write_json(out / f"{asked.name}.json", described)
         return table.terminal(), described
@@ -67,7 +68,8 @@ def _write(
         tables = specialisation_tables(study, asked, ecod)
     described = {table.key: dict(table.values) for table in tables}
     atomic.write(out / f"{asked.name}.md", "\n".join(table.markdown() for table in tables))
-    atomic.write(out / f"{asked.name}.csv", "\n".join(_csv(table) for table in tables))
+    atomic.write(out / f"{asked.name}.tex", "\n".join(table.latex() for table in tables))
+    atomic.write(out / f"{asked.name}.csv", "\n".join(table.csv() for table in tables))
     atomic.write_json(out / f"{asked.name}.json", described)
     return "\n\n".join(table.terminal() for table in tables), described
 
@@ -89,9 +91,3 @@ def _figure(study: StudyResult, asked: StudyTable, out: Path) -> None:
         },
         "IoU, mean over test proteins",
     )
-
-
-def _csv(table: Appendix) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([table.headings, *table.rows])
-    return out.getvalue()

@@ -24,10 +24,11 @@ from undula.motion.baselines.background import Background, Scales
 from undula.motion.baselines.ito import (
     Denoiser,
     ItoConfig,
+    ItoSampling,
     TrainedIto,
     present,
 )
-from undula.motion.baselines.ito_training import ItoTask, train_ito
+from undula.motion.baselines.ito_training import ItoTask, ItoTraining, train_ito
 from undula.motion.climatology import knot_frames
 from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
@@ -62,7 +63,7 @@ def scales(kinds=("AR",)) -> Scales:
     )
 
 
-def made(silent=False, config=CONFIG, kinds=("AR",), **settings) -> TrainedIto:
+def made(silent=False, config=CONFIG, kinds=("AR",), rollout=0, **sampling) -> TrainedIto:
     """Make a model in float64 whose weights are stirred, or that knows nothing."""
     model = Denoiser(config, len(kinds), 16).double()
     if not silent:
@@ -74,7 +75,8 @@ def made(silent=False, config=CONFIG, kinds=("AR",), **settings) -> TrainedIto:
     return TrainedIto(
         model=model.eval().requires_grad_(False),
         background=background,
-        **{"evaluations": 5, "draws": 3} | settings,
+        rollout=rollout,
+        sampling=ItoSampling(**{"evaluations": 5, "draws": 3} | sampling),
     )
 
 
@@ -172,8 +174,12 @@ def test_samples_that_leave_the_possible_are_stopped_and_told(rollout):
     found = model.courses(seen, LAGS, 4, torch.Generator().manual_seed(0))
     assert found.diverged.any()
     assert torch.isfinite(found.positions).all()
-    told = model.forecast(seen, LAGS).diverged
+    forecast = model.forecast(seen, LAGS)
+    told, gone = forecast.diverged, forecast.divergence
     assert (told > 0).any()
+    assert gone is not None
+    assert gone.after_ps == float(LAGS[(told > 0).nonzero()[0, 0]])
+    assert gone.share == float(told.max())
     assert ((told >= 0) & (told <= 1)).all()
 
 
@@ -243,10 +249,12 @@ def trained(recordings, folder, **changes):
     return train_ito(
         recordings,
         folder,
-        names=(),
-        model=CONFIG,
-        batch=BATCH,
-        hierarchy=HIERARCHY,
+        settings=ItoTraining(
+            model=CONFIG,
+            sampling=ItoSampling(evaluations=5, draws=2),
+            batch=BATCH,
+            hierarchy=HIERARCHY,
+        ),
         fit_config=replace(fit, **changes),
         progress=SilentProgress(),
     )
@@ -261,8 +269,10 @@ def test_the_same_seed_gives_the_same_bytes_and_what_was_stored_forecasts_the_sa
     assert one == two
     again = TrainedIto.load(tmp_path / "one")
     seen = replace(window(argon(6)), box=BOX)
-    model, again = (replace(each, evaluations=5, draws=2) for each in (model, again))
     assert torch.equal(model.forecast(seen, LAGS).mean, again.forecast(seen, LAGS).mean)
+    assert again.sampling == ItoSampling(evaluations=5, draws=2)
+    assert "the mean of 2 samples, one step to each time, 5 evaluations" in again.remark
+    assert "steps of 4 frames" in again.rolling(4).remark
     assert again.background.provenance["steps"] == 6
     assert again.model.config == CONFIG
 
@@ -282,7 +292,7 @@ def test_refuses_what_cannot_be_meant(tmp_path):
         made().forecast(replace(seen, frame_ps=0.2), LAGS)
     with pytest.raises(UsageError, match="cannot roll out"):
         made(config=replace(CONFIG, velocities=True)).rolling(4)
-    with pytest.raises(UsageError, match="2 draws"):
+    with pytest.raises(UsageError, match=r"sampling\.draws must be at least 2"):
         made(draws=1)
     with pytest.raises(UsageError, match=r"ito\.lags"):
         ItoConfig(lags=0)

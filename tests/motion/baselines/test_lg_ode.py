@@ -27,6 +27,7 @@ from undula.motion.baselines.lg_ode import (
 from undula.motion.baselines.lg_ode_forecast import (
     LGODELossConfig,
     LGODETask,
+    LGODETraining,
     TrainedLGODE,
     lg_ode_loss,
     train_lg_ode,
@@ -339,8 +340,8 @@ def test_training_leaves_a_forecaster_and_the_same_bytes_again(recordings, tmp_p
     found = []
     for name in ("one", "two"):
         trained = train_lg_ode(
-            recordings, tmp_path / name, names=(), model=SMALL, loss=LGODELossConfig(),
-            batch=BATCH, hierarchy=HIERARCHY, fit_config=FIT, progress=SilentProgress(),
+            recordings, tmp_path / name, fit_config=FIT, progress=SilentProgress(),
+            settings=LGODETraining(model=SMALL, batch=BATCH, hierarchy=HIERARCHY),
         )  # fmt: skip
         found.append((tmp_path / name / "weights.safetensors").read_bytes())
     assert found[0] == found[1]

@@ -16,6 +16,7 @@ from undula.motion.baselines.roller import (
     RollerConfig,
     RollerLossConfig,
     RollerTask,
+    RollerTraining,
     TrainedRoller,
     strided,
     train_roller,
@@ -72,6 +73,7 @@ def test_is_a_forecaster_without_a_distribution_that_starts_from_now():
     assert torch.equal(found.mean[0], seen.now)
     assert torch.equal(found.velocities[0], seen.velocity_now)
     assert found.diverged_ps is None
+    assert found.divergence is None
     assert found.notices == ()
     assert model.samples(seen, LAGS, 2, torch.Generator()) is None
 
@@ -160,6 +162,9 @@ def test_a_rollout_that_runs_away_is_stopped_and_says_so():
     found = model.forecast(seen, lags)
     assert len(calls) == 3
     assert found.diverged_ps == pytest.approx(0.6)
+    assert found.divergence is not None
+    assert found.divergence.after_ps == found.diverged_ps
+    assert found.divergence.share == 1
     [notice] = found.notices
     assert notice.code == "rollout-diverged"
     assert "0.6 ps after now" in notice.message
@@ -288,6 +293,21 @@ def test_learns_one_batch_by_heart(recordings):
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_lines_between_strides_are_straight_where_that_is_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    positions, velocities = torch.randn(2, 3, 4, 3, generator=generator, dtype=torch.float64)
+    course = Course(positions=positions, velocities=velocities, diverged=None)
+    places = torch.tensor([0.0, 0.5, 1.25, 2.0], dtype=torch.float64)
+    found, speeds = course.at(places, 0.4, straight=True)
+    torch.testing.assert_close(found[1], positions[:2].mean(dim=0))
+    torch.testing.assert_close(found[2], torch.lerp(positions[1], positions[2], 0.25))
+    assert speeds is not None
+    curved, other = course.at(places, 0.4)
+    assert not torch.allclose(curved[1], found[1])
+    torch.testing.assert_close(curved[[0, 3]], found[[0, 3]])
+    torch.testing.assert_close(other, speeds)
+
+
 def test_validation_says_how_many_rollouts_diverged(recordings):
     one = task(recordings)
     assert one.evaluate()["diverged"] == 0
@@ -302,8 +322,8 @@ def test_training_leaves_a_forecaster_and_the_same_bytes_again(recordings, tmp_p
     found = []
     for name in ("one", "two"):
         trained = train_roller(
-            recordings, tmp_path / name, names=(), model=SMALL, loss=RollerLossConfig(),
-            batch=BATCH, hierarchy=HIERARCHY, fit_config=FIT, progress=SilentProgress(),
+            recordings, tmp_path / name, fit_config=FIT, progress=SilentProgress(),
+            settings=RollerTraining(model=SMALL, batch=BATCH, hierarchy=HIERARCHY),
         )  # fmt: skip
         found.append((tmp_path / name / "weights.safetensors").read_bytes())
     assert found[0] == found[1]

@@ -25,6 +25,7 @@ from undula.motion.baselines.scinet import (
     SCINet,
     SCINetConfig,
     SCINetTask,
+    SCINetTraining,
     Splitting,
     TrainedSCINet,
     displacements,
@@ -155,10 +156,9 @@ def trained(recordings, folder, **changes):
     return train_scinet(
         recordings,
         folder,
-        names=(),
-        model=replace(CONFIG, dropout=0.1),
-        batch=BATCH,
-        hierarchy=HIERARCHY,
+        settings=SCINetTraining(
+            model=replace(CONFIG, dropout=0.1), batch=BATCH, hierarchy=HIERARCHY
+        ),
         fit_config=replace(fit, **changes),
         progress=SilentProgress(),
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.motion.small_systems import FRAME_PS, argon, window
+from tests.motion.small_systems import FRAME_PS, argon, chain, waters, window
 
 from undula.errors import InputError, UsageError
 from undula.motion.baselines.wavelet_arima import (
@@ -92,14 +92,37 @@ def test_lies_on_a_line_between_frames_and_on_now_at_once(seen):
     torch.testing.assert_close(between, (one + two) / 2)
 
 
-def test_atoms_that_are_not_chosen_stay_and_the_name_tells(seen):
+def test_atoms_that_are_not_chosen_stay(seen):
     row = WaveletArima(config=replace(SMALL, atoms=1))
     found = row.forecast(seen, LAGS).mean
-    assert "1 atoms" in row.name
-    assert row.forecast_atoms(3).tolist() == [0]
+    assert row.forecast_atoms(argon(3)).tolist() == [0]
     assert torch.equal(found[:, 1:], seen.now[1:].expand(3, -1, -1))
     whole = WaveletArima(config=SMALL).forecast(seen, LAGS).mean
     assert torch.equal(found[:, 0], whole[:, 0])
+
+
+def test_the_atoms_that_are_chosen_are_whole_molecules_spread_over_the_list():
+    row = WaveletArima(config=replace(SMALL, atoms=4))
+    assert row.forecast_atoms(argon(8)).tolist() == [0, 2, 4, 6]
+    assert row.forecast_atoms(waters(4)).tolist() == [0, 1, 2, 6, 7, 8]
+    assert row.forecast_atoms(chain(9)).tolist() == list(range(9))
+
+
+def test_screening_finds_the_order_that_made_a_band_and_loses_little_by_it():
+    random = np.random.default_rng(0)
+    band = np.zeros(400)
+    for now in range(2, 400):
+        band[now] = 1.6 * band[now - 1] - 0.8 * band[now - 2] + random.normal()
+    orders = WaveletArimaConfig().orders
+    every = band_forecast(band, 10, orders, 20)
+    few = band_forecast(band, 10, orders, 20, screened=3)
+    np.testing.assert_allclose(few, every, atol=0.1 * band.std())
+    one = band_forecast(band, 10, orders, 20, screened=1)
+    np.testing.assert_allclose(one, every, atol=0.2 * band.std())
+
+
+def test_says_what_it_was_fitted_on():
+    assert "without training; the likelihood of 3 of 18 orders" in WaveletArima().remark
 
 
 def test_several_processes_give_the_same_bytes(seen):

@@ -9,13 +9,14 @@ from undula.errors import InputError
 from undula.geometry.frames import random_rotation
 from undula.surface.evaluation import EvaluationConfig, evaluate
 from undula.surface.forecast import forecast
+from undula.surface.forecasters import OTHERS
 from undula.surface.studies.protocol import Scoring
 from undula.surface.studies.relatives import relatives
 from undula.surface.studies.runs import active_parameters, parameters, router_parameters
-from undula.surface.studies.stage import FLOOR, MAJORITY, stage
+from undula.surface.studies.stage import FLOOR, REPLICA, stage
 from undula.types import Trajectory
 
-SCORING = Scoring(frames=2, samples=500)
+SCORING = Scoring(frames=2, samples=500, members=4)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,10 @@ def test_scores_are_those_of_undula_evaluate(staged, proteins):
     )
     trained = bound(stirred(LOCAL))
     moving = forecast(staged.first, staged.times_ps, trained, spacing=1.0)
-    expected = evaluate(moving, truth, EvaluationConfig(spacing=1.0, samples=500)).scores
+    expected = evaluate(moving, truth, EvaluationConfig(spacing=1.0, samples=500, members=4)).scores
     # The lattice of `evaluate` covers the same frames, so everything is equal but for rounding.
     found = {"model": staged.model_scores(trained)} | staged.trivial_scores(trained)
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys() - {OTHERS}
     for name, scores in found.items():
         for measure, values in scores.items():
             assert values == pytest.approx(expected[name][measure], abs=2e-3), (name, measure)
@@ -52,7 +53,7 @@ def test_the_truth_scores_perfectly_and_oracles_better_than_nothing(staged):
     perfect = staged.scores(lambda place: staged.true[place])
     assert perfect["iou"] == [1.0, 1.0]
     oracles = staged.oracle_scores()
-    assert set(oracles) == {FLOOR, MAJORITY}
+    assert set(oracles) == {FLOOR, OTHERS}
     for scores in oracles.values():
         assert all(0.2 < value < 1.0 for value in scores["iou"])
 
@@ -71,6 +72,22 @@ def test_where_there_is_one_replica_the_other_half_is_the_floor(proteins):
     floor = alone.oracle_scores()[FLOOR]["iou"]
     # t + T/2 and t − T/2 are never the frame itself.
     assert all(value < 0.999 for value in floor)
+
+
+def test_distributions_have_the_rows_that_a_forecast_can_have(staged, proteins):
+    trained = bound(stirred(LOCAL))
+    model, still = staged.model_spread(trained), staged.trivial_spread(trained)
+    assert set(model) == {"samples", "typical surface"}
+    assert "coverage_90" in model["samples"]
+    assert "coverage_90" not in model["typical surface"]
+    assert {"elastic network", "Gaussian network", "eroded first frame"} < set(still)
+    oracle = staged.oracle_spread()
+    assert set(oracle) == {REPLICA}
+    assert all(
+        len(values) == 1 for one in (model | still | oracle).values() for values in one.values()
+    )
+    assert set(model["samples"]) == set(still["elastic network"]) == set(oracle[REPLICA])
+    assert stage(proteins["five_A"], 0, SCORING).oracle_spread() == {}
 
 
 def test_a_test_protein_needs_three_frames(proteins):

@@ -24,6 +24,8 @@ _BEADS, _PARTS, _YOSHIDA_SUZUKI = 10, 5, 5
 """Of the Nosé–Hoover chain."""
 _REDRAW_PS = 0.5
 """Between two draws of velocities in the first half of an equilibration."""
+_STEPS_AT_ONCE = 20
+"""So few that a signal which comes meanwhile is heard soon."""
 _TRIES = 20
 """Starts that are tried where atoms may lie on each other."""
 
@@ -74,6 +76,12 @@ def chosen_platform(name: str) -> str:
 def seed_of(*numbers: int) -> int:
     """Return a seed for OpenMM (which takes 0 for "any") from seed, trajectory and purpose."""
     return 1 + int(np.random.SeedSequence(numbers).generate_state(1)[0]) % (2**31 - 2)
+
+
+def _advance(context: openmm.Context, steps: int) -> None:
+    """Take steps, some at a time; the trajectory is that of taking them all at once."""
+    for first in range(0, steps, _STEPS_AT_ONCE):
+        context.getIntegrator().step(min(_STEPS_AT_ONCE, steps - first))
 
 
 class Engine:
@@ -154,7 +162,7 @@ class Engine:
                 motion[frame, 1] = speed.value_in_unit(unit.angstrom / unit.picosecond)
                 energy = state.getPotentialEnergy()
                 potential[frame] = energy.value_in_unit(unit.kilojoule_per_mole)
-                context.getIntegrator().step(steps - 1)
+                _advance(context, steps - 1)
         except openmm.OpenMMException as error:
             raise MachineError(
                 f"{self.model.name} stopped in frames {first + 1} to {first + count}: {error}"
@@ -180,9 +188,9 @@ class Engine:
         steps = round(config.equilibration_ps / (config.step_fs / 1000))
         between = max(1, round(_REDRAW_PS / (config.step_fs / 1000)))
         for begin in range(0, steps // 2, between):
-            context.getIntegrator().step(min(between, steps // 2 - begin))
+            _advance(context, min(between, steps // 2 - begin))
             redraw()
-        context.getIntegrator().step(steps - steps // 2)
+        _advance(context, steps - steps // 2)
 
     def _context(self, seed: int) -> openmm.Context:
         config = self.config

@@ -26,6 +26,7 @@ from undula.io.recordings import (
     open_recordings,
     write_recording,
 )
+from undula.locks import claims
 from undula.units import ANGSTROM_PER_NM
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ BUILT = "built.unfinished"
 LICENCE = "made by you with undula simulate; no one else's data"
 
 
+@claims("out")
 def simulate(
     config: SimulateConfig,
     out: Path,

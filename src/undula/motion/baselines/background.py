@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,12 +15,18 @@ import undula
 from undula.errors import InputError, UsageError
 from undula.io.recordings import Recordings
 from undula.learn.checkpoint import load_weights, save_weights
-from undula.learn.fit import FitResult
+from undula.learn.fit import FitConfig, fit
+from undula.learn.progress import Progress
+from undula.learn.task import Task
 from undula.motion.climatology import Example
+from undula.motion.drawing import Drawing, WindowConfig
+from undula.motion.hierarchy import Hierarchy
 from undula.motion.observation import velocities_of
 from undula.motion.posing import Pose, posed
 from undula.motion.trained import WEIGHTS
+from undula.motion.training import plateau_told
 from undula.motion.windows import Window
+from undula.notices import write_report
 from undula.types import MolecularSystem
 
 _LEAST = 1e-6
@@ -217,18 +223,87 @@ class Background:
         return background, config, model, path
 
 
-def provenance(
-    recordings: Recordings, names: Sequence[str], model: nn.Module, result: FitResult
+@runtime_checkable
+class Settings(Protocol):
+    """What the settings of every trained baseline have; they are dataclasses."""
+
+    @property
+    def batch(self) -> WindowConfig:
+        """What a step sees."""
+        ...
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """Of the DoMiNO on whose windows and times it is trained."""
+        ...
+
+    @property
+    def recordings(self) -> list[str]:
+        """Names of the recordings to train on; all if there are none."""
+        ...
+
+
+def drawing_of(recordings: Recordings, settings: Settings) -> Drawing:
+    """Return where the windows of a training come from.
+
+    Raises:
+        InputError: A recording does not exist or is too short.
+        UsageError: A recording is named twice.
+    """
+    chosen = settings.recordings or [one.name for one in recordings.recordings]
+    return Drawing(recordings, chosen, settings.batch, settings.hierarchy)
+
+
+def trained(
+    task: Task,
+    drawing: Drawing,
+    out: Path,
+    *,
+    kind: str,
+    settings: Any,
+    fit_config: FitConfig,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Tell what a model was trained on and how it ended."""
+    """Train a baseline in its run folder; a run that was stopped goes on.
+
+    Args:
+        task: The baseline.
+        drawing: Its windows.
+        out: The run folder.
+        kind: Of `undula.motion.catalog`.
+        settings: A dataclass with ``recordings`` and parts that are dataclasses.
+        fit_config: The loop.
+        progress: Told how it goes.
+
+    Returns:
+        What it was trained on and how, and how it ended: the provenance of its weights.
+    """
+    recordings, chosen = drawing.source, [part.recording.name for part in drawing.parts]
+    described = {name: part for name, part in asdict(settings).items() if name != "recordings"}
+    result = fit(
+        task,
+        fit_config,
+        out,
+        progress=progress,
+        configuration={
+            "baseline": kind,
+            **described,
+            "data": recordings.sha256,
+            "recordings": chosen,
+        },
+    )
+    write_report(out, recordings.notices, steps=result.step, recordings=chosen)
     return {
         "undula": undula.__version__,
         "system": recordings.system.structure.name,
         "steps": result.step,
-        "recordings": list(names),
+        "recordings": chosen,
         "data": {"sha256": recordings.sha256, "origin": dict(recordings.provenance)},
-        "parameters": sum(one.numel() for one in model.parameters()),
+        "parameters": sum(one.numel() for one in task.module.parameters()),
         "measures": dict(result.metrics),
+        **described,
+        "fit": fit_config.plain(),
+        **plateau_told(result),
     }
 
 

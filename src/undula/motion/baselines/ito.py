@@ -28,10 +28,11 @@ for weights by step; samples come from the probability flow in 49 evaluations (t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import log, pi
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,7 +45,7 @@ from undula.motion.baselines.background import Background, Scales
 from undula.motion.baselines.diffusion import Schedule, probability_flow, sigmoid_schedule
 from undula.motion.observation import velocities_of
 from undula.motion.surroundings import BONDS_APART, BondTable, bond_table, graph_of
-from undula.motion.windows import AtomForecast, Window
+from undula.motion.windows import AtomForecast, Divergence, Window
 from undula.nn.gated import linear
 from undula.nn.painn import Filters, PaiNN, PaiNNConfig
 from undula.nn.radial import RadialConfig
@@ -95,6 +96,31 @@ class ItoConfig:
     def schedule(self) -> Schedule:
         """The shares of signal and noise."""
         return sigmoid_schedule(self.steps, self.first, self.last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItoSampling:
+    """How futures are drawn.
+
+    Attributes:
+        evaluations: Calls of the network for a step, at most; see `probability_flow`.
+        draws: Samples whose mean is the forecast.
+        sane: A sample has diverged when an atom is farther from now than this many times the
+            usual displacement along an axis.
+    """
+
+    evaluations: int = 49
+    draws: int = 16
+    sane: float = 12.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("evaluations", 3), ("draws", 2)):
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"sampling.{name} must be at least {least}, not {getattr(self, name)}"
+                )
+        if not 0 < self.sane < float("inf"):
+            raise UsageError(f"sampling.sane must be positive, not {self.sane}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -225,6 +251,16 @@ class ItoForecast(AtomForecast):
 
     diverged: Float[Tensor, " times"]
 
+    @property
+    def divergence(self) -> Divergence | None:
+        """When the first sample diverged."""
+        gone = self.diverged.nonzero()[:, 0]
+        if len(gone) == 0:
+            return None
+        return Divergence(
+            after_ps=float(self.lags_ps[gone].min()), share=float(self.diverged.max())
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Courses:
@@ -248,27 +284,19 @@ class TrainedIto:
         model: The network.
         background: Units, reference, provenance.
         rollout: Longest lag of a step, frames; 0 goes to every time in one step.
-        evaluations: Calls of the network for a step, at most.
-        draws: Samples whose mean is the forecast.
-        seed: Of those samples.
-        sane: A sample has diverged when an atom is farther from now than this many times the
-            usual displacement along an axis.
+        sampling: How futures are drawn.
+        seed: Of the samples whose mean is the forecast.
     """
 
     model: Denoiser
     background: Background
     rollout: int = 0
-    evaluations: int = 49
-    draws: int = 16
+    sampling: ItoSampling = field(default_factory=ItoSampling)
     seed: int = 0
-    sane: float = 12.0
 
     def __post_init__(self) -> None:
-        if self.rollout < 0 or self.draws < 2 or self.evaluations < 3 or not self.sane > 0:
-            raise UsageError(
-                "ITO needs a rollout of at least 0 frames, 2 draws, 3 evaluations and a positive "
-                f"range, not {self.rollout}, {self.draws}, {self.evaluations} and {self.sane}"
-            )
+        if self.rollout < 0:
+            raise UsageError(f"ITO rolls out in lags of at least 0 frames, not {self.rollout}")
         if self.rollout and self.model.config.velocities:
             raise UsageError("ITO that sees velocities has none to go on from: it cannot roll out")
 
@@ -276,7 +304,21 @@ class TrainedIto:
     def name(self) -> str:
         """What it is called in tables."""
         way = f"rollout of {self.rollout} frames" if self.rollout else "one step"
-        return f"ITO, {way}, {self.draws} samples"
+        return f"ITO, {way}, {self.sampling.draws} samples"
+
+    @property
+    def remark(self) -> str:
+        """How it comes to a mean."""
+        way = f"steps of {self.rollout} frames" if self.rollout else "one step to each time"
+        return (
+            f"the mean of {self.sampling.draws} samples, {way}, "
+            f"{self.sampling.evaluations} evaluations a step"
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What it was trained on and how."""
+        return self.background.provenance
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -295,7 +337,7 @@ class TrainedIto:
             UsageError: A time lies beyond the horizon.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        drawn = self.courses(window, lags_ps, self.draws, generator)
+        drawn = self.courses(window, lags_ps, self.sampling.draws, generator)
         return ItoForecast(
             lags_ps=lags_ps.to(drawn.positions),
             mean=drawn.positions.mean(dim=0),
@@ -402,7 +444,7 @@ class TrainedIto:
         lags: Float[Tensor, " times"],
     ) -> tuple[Float[Tensor, "samples times atoms 3"], Bool[Tensor, "samples times"]]:
         """Keep samples that went to somewhere possible, and take the others back."""
-        farthest = self.sane * self.background.scales.units(lags, start.kinds)
+        farthest = self.sampling.sane * self.background.scales.units(lags, start.kinds)
         away = (after - start.now).abs().amax(dim=-1)
         gone = ~(away <= farthest.clamp(min=1e-6)).all(dim=-1)
         return torch.where(gone[..., None, None], before, after), gone
@@ -425,13 +467,14 @@ class TrainedIto:
             steps = present.lags.new_full((len(state),), step)
             return self.model(state, steps, present, around)
 
-        drawn = probability_flow(turning, start, self.schedule, self.evaluations)
+        drawn = probability_flow(turning, start, self.schedule, self.sampling.evaluations)
         unit = self.background.scales.units(present.lags, present.kinds)
         return drawn * unit[:, :, None]
 
     def save(self, folder: Path) -> None:
         """Write the weights with what it takes to build the model again."""
-        self.background.save(folder, KIND, self.model, asdict(self.model.config))
+        config = {"ito": asdict(self.model.config), "sampling": asdict(self.sampling)}
+        self.background.save(folder, KIND, self.model, config)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedIto:
@@ -442,13 +485,15 @@ class TrainedIto:
         """
         background, config, tensors, path = Background.load(folder, KIND)
         try:
-            form = ItoConfig(**config)
-        except TypeError as error:
+            form, sampling = ItoConfig(**config["ito"]), ItoSampling(**config["sampling"])
+        except (KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
         scales = background.scales
         model = Denoiser(form, len(scales.kinds), scales.horizon)
         load_into(model, tensors, path)
-        return cls(model=model.eval().requires_grad_(False), background=background)
+        return cls(
+            model=model.eval().requires_grad_(False), background=background, sampling=sampling
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from undula.io.recordings import Recordings
-from undula.learn.fit import FitConfig, fit
+from undula.learn.fit import FitConfig
 from undula.learn.progress import Progress
 from undula.learn.task import ParameterGroup, moved
-from undula.motion.baselines.background import Background, fitted_scales, provenance
-from undula.motion.baselines.ito import KIND, Denoiser, ItoConfig, Present, TrainedIto, present
+from undula.motion.baselines.background import Background, drawing_of, fitted_scales, trained
+from undula.motion.baselines.ito import (
+    KIND,
+    Denoiser,
+    ItoConfig,
+    ItoSampling,
+    Present,
+    TrainedIto,
+    present,
+)
 from undula.motion.climatology import knot_frames
 from undula.motion.drawing import BANDS, Drawing, Drawn, WindowConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.surroundings import bond_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItoTraining:
+    """A training of ITO.
+
+    Attributes:
+        model: Sizes and choices of the model.
+        sampling: How futures are drawn from what was trained.
+        batch: What a step sees.
+        hierarchy: Of the DoMiNO on whose windows and times it is trained; the model has nothing
+            of it but the horizon.
+        recordings: Names of the recordings to train on, of which the last part validates; all of
+            the folder if there are none.
+    """
+
+    model: ItoConfig = field(default_factory=ItoConfig)
+    sampling: ItoSampling = field(default_factory=ItoSampling)
+    batch: WindowConfig = field(default_factory=WindowConfig)
+    hierarchy: Hierarchy = field(default_factory=Hierarchy)
+    recordings: list[str] = field(default_factory=list)
+
+    @property
+    def horizon(self) -> int:
+        """How far it forecasts, frames."""
+        return self.hierarchy.horizon
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,46 +193,36 @@ def train_ito(
     recordings: Recordings,
     out: Path,
     *,
-    names: Sequence[str],
-    model: ItoConfig,
-    batch: WindowConfig,
-    hierarchy: Hierarchy,
+    settings: ItoTraining,
     fit_config: FitConfig,
     progress: Progress,
 ) -> TrainedIto:
-    """Train ITO and write it into its run folder.
+    """Train ITO and write it into its run folder; a run that was stopped goes on.
 
     The publication's training: Adam at 1e-3, clipped at 1, weights averaged with 0.99.
 
     Args:
         recordings: Of one system.
-        out: The run folder; a run that was stopped goes on.
-        names: Recordings to train on, of which the last part validates; all if there are none.
-        model: Sizes and choices.
-        batch: Windows.
-        hierarchy: Of the models this one is compared with; its horizon is the longest lag.
+        out: The run folder.
+        settings: Of the training.
         fit_config: The loop.
         progress: Told how it goes.
+
+    Raises:
+        InputError: A recording does not exist or is too short.
+        UsageError: A recording is named twice.
     """
-    chosen = list(names) or [one.name for one in recordings.recordings]
-    task = ItoTask(Drawing(recordings, chosen, batch, hierarchy), model, fit_config.seed)
-    described: dict[str, Any] = {
-        "baseline": KIND,
-        "model": asdict(model),
-        "batch": asdict(batch),
-        "hierarchy": asdict(hierarchy),
-        "data": recordings.sha256,
-        "recordings": chosen,
-    }
-    result = fit(task, fit_config, out, progress=progress, configuration=described)
-    trained = TrainedIto(
+    drawing = drawing_of(recordings, settings)
+    task = ItoTask(drawing, settings.model, fit_config.seed)
+    provenance = trained(
+        task, drawing, out, kind=KIND, settings=settings, fit_config=fit_config, progress=progress
+    )
+    made = TrainedIto(
         model=task.model.cpu().eval().requires_grad_(False),
         background=Background(
-            scales=task.scales,
-            reference=recordings.reference,
-            provenance=provenance(recordings, chosen, task.model, result)
-            | {"batch": asdict(batch), "fit": asdict(fit_config)},
+            scales=task.scales, reference=recordings.reference, provenance=provenance
         ),
+        sampling=settings.sampling,
     )
-    trained.save(out)
-    return trained
+    made.save(out)
+    return made

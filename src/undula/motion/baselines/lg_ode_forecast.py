@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from undula.errors import InputError, UsageError
 from undula.io.recordings import Recordings
 from undula.learn.checkpoint import load_into
-from undula.learn.fit import FitConfig, fit
+from undula.learn.fit import FitConfig
 from undula.learn.progress import Progress
 from undula.learn.task import ParameterGroup, moved
-from undula.motion.baselines.background import Background, Scales, fitted_scales, provenance
+from undula.motion.baselines.background import (
+    Background,
+    Scales,
+    drawing_of,
+    fitted_scales,
+    trained,
+)
 from undula.motion.baselines.lg_ode import LGODE, Latent, LGODEConfig, Observed, observed
 from undula.motion.climatology import knot_frames
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
@@ -48,6 +54,32 @@ class LGODELossConfig:
         for name in ("velocities", "divergence", "warmup_steps"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"loss.{name} must be at least 0, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LGODETraining:
+    """A training of LG-ODE.
+
+    Attributes:
+        model: Sizes and choices of the model.
+        loss: Weights of the losses.
+        batch: What a step sees.
+        hierarchy: Of the DoMiNO on whose windows and times it is trained; the model has nothing
+            of it but the horizon.
+        recordings: Names of the recordings to train on, of which the last part validates; all of
+            the folder if there are none.
+    """
+
+    model: LGODEConfig = field(default_factory=LGODEConfig)
+    loss: LGODELossConfig = field(default_factory=LGODELossConfig)
+    batch: WindowConfig = field(default_factory=WindowConfig)
+    hierarchy: Hierarchy = field(default_factory=Hierarchy)
+    recordings: list[str] = field(default_factory=list)
+
+    @property
+    def horizon(self) -> int:
+        """How far it forecasts, frames."""
+        return self.hierarchy.horizon
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -199,6 +231,11 @@ class TrainedLGODE:
     observed: int
     name: str = "LG-ODE"
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What it was trained on and how."""
+        return self.background.provenance
+
     def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> AtomForecast:
         """Forecast from the mean of the posterior; the spread is the fixed one, never fitted.
 
@@ -309,11 +346,7 @@ def train_lg_ode(
     recordings: Recordings,
     out: Path,
     *,
-    names: Sequence[str],
-    model: LGODEConfig,
-    loss: LGODELossConfig,
-    batch: WindowConfig,
-    hierarchy: Hierarchy,
+    settings: LGODETraining,
     fit_config: FitConfig,
     progress: Progress,
 ) -> TrainedLGODE:
@@ -322,12 +355,7 @@ def train_lg_ode(
     Args:
         recordings: Of one system.
         out: The run folder.
-        names: Recordings to train on, of which the last part validates; all if there are none.
-        model: Sizes and choices.
-        loss: Weights of the loss.
-        batch: What a step sees.
-        hierarchy: Of the DoMiNO on whose windows and times it is trained; its horizon is the
-            only thing of it that the model has.
+        settings: Of the training.
         fit_config: The loop.
         progress: Told how it goes.
 
@@ -335,34 +363,20 @@ def train_lg_ode(
         InputError: A recording does not exist or is too short.
         UsageError: A recording is named twice.
     """
-    chosen = list(names) or [one.name for one in recordings.recordings]
-    drawing = Drawing(recordings, chosen, batch, hierarchy)
-    task = LGODETask(drawing, model, loss, seed=fit_config.seed)
-    described = {
-        "model": asdict(model),
-        "loss": asdict(loss),
-        "batch": asdict(batch),
-        "hierarchy": asdict(hierarchy),
-    }
-    result = fit(
-        task,
-        fit_config,
-        out,
-        progress=progress,
-        configuration={**described, "data": recordings.sha256, "recordings": chosen},
+    drawing = drawing_of(recordings, settings)
+    task = LGODETask(drawing, settings.model, settings.loss, seed=fit_config.seed)
+    provenance = trained(
+        task, drawing, out, kind=KIND, settings=settings, fit_config=fit_config, progress=progress
     )
-    told = provenance(recordings, chosen, task.model, result)
-    trained = TrainedLGODE(
+    made = TrainedLGODE(
         model=task.model.cpu().eval().requires_grad_(False),
         background=Background(
-            scales=task.scales,
-            reference=recordings.reference,
-            provenance={**told, **described, "fit": asdict(fit_config)},
+            scales=task.scales, reference=recordings.reference, provenance=provenance
         ),
-        observed=batch.observed,
+        observed=settings.batch.observed,
     )
-    trained.save(out)
-    return trained
+    made.save(out)
+    return made
 
 
 def _mean(rows: Float[Tensor, "times windows"], known: Tensor) -> Float[Tensor, ""]:

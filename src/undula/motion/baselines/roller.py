@@ -33,10 +33,10 @@ from torch.nn import functional
 from undula.errors import InputError, Notice, UsageError
 from undula.io.recordings import Recordings
 from undula.learn.checkpoint import load_into, load_weights, save_weights
-from undula.learn.fit import FitConfig, fit
+from undula.learn.fit import FitConfig
 from undula.learn.progress import Progress
 from undula.learn.task import ParameterGroup, moved
-from undula.motion.baselines.background import provenance
+from undula.motion.baselines.background import drawing_of, trained
 from undula.motion.baselines.trivial import WithoutDistribution
 from undula.motion.climatology import Climatology, ClimatologyConfig, Example, fit_climatology
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
@@ -49,7 +49,7 @@ from undula.motion.observation import Usual, fitted_usual, observation
 from undula.motion.posing import posed
 from undula.motion.surroundings import BondTable, bond_table
 from undula.motion.trained import WEIGHTS
-from undula.motion.windows import AtomForecast, Window
+from undula.motion.windows import AtomForecast, Divergence, Window
 from undula.nn.gated import linear
 
 KIND = "roller"
@@ -65,12 +65,15 @@ class RollerConfig:
         sane: A rollout has diverged when an atom goes farther in one stride than so many times
             the way at its kind's usual speed, or becomes so many times faster than that.
         checked: How far windows are rolled in validation, frames.
+        straight: Whether what lies between two strides is on the straight line where velocities
+            are known, too: for strides that last longer than velocities do.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     stride: int = 5
     sane: float = 10.0
     checked: int = 100
+    straight: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stride", "checked"):
@@ -100,6 +103,32 @@ class RollerLossConfig:
             raise UsageError(f"loss.velocities must be at least 0, not {self.velocities}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RollerTraining:
+    """A training of the roller.
+
+    Attributes:
+        model: Sizes and choices of the model.
+        loss: What a step is about.
+        batch: What a step sees.
+        hierarchy: Of the DoMiNO on whose windows and times it is trained; the model has nothing
+            of it but the horizon.
+        recordings: Names of the recordings to train on, of which the last part validates; all of
+            the folder if there are none.
+    """
+
+    model: RollerConfig = field(default_factory=RollerConfig)
+    loss: RollerLossConfig = field(default_factory=RollerLossConfig)
+    batch: WindowConfig = field(default_factory=WindowConfig)
+    hierarchy: Hierarchy = field(default_factory=Hierarchy)
+    recordings: list[str] = field(default_factory=list)
+
+    @property
+    def horizon(self) -> int:
+        """How far it forecasts, frames."""
+        return self.hierarchy.horizon
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RolledForecast(AtomForecast):
     """A forecast that was rolled, and whether that went well.
@@ -113,6 +142,11 @@ class RolledForecast(AtomForecast):
 
     diverged_ps: float | None = None
     notices: tuple[Notice, ...] = ()
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """When it diverged."""
+        return None if self.diverged_ps is None else Divergence(after_ps=self.diverged_ps)
 
 
 class Roller(nn.Module):
@@ -173,13 +207,14 @@ class Course:
     diverged: int | None
 
     def at(
-        self, places: Float[Tensor, " times"], stride_ps: float
+        self, places: Float[Tensor, " times"], stride_ps: float, *, straight: bool = False
     ) -> tuple[Float[Tensor, "times atoms 3"], Float[Tensor, "times atoms 3"] | None]:
         """Interpolate between the knots: cubics where velocities are known, else straight lines.
 
         Args:
             places: Times after now, strides. What lies beyond the last knot stays there, at rest.
             stride_ps: ps in a stride.
+            straight: Whether lines are straight where velocities are known, too.
 
         Returns:
             Positions, Å, and velocities, Å/ps, if known.
@@ -195,10 +230,12 @@ class Course:
         low, high = self.positions[left], self.positions[left + 1]
         if self.velocities is None:
             return torch.lerp(low, high, part), None
+        velocities = torch.lerp(self.velocities[left], self.velocities[left + 1], part)
+        if straight:
+            return torch.lerp(low, high, part), _stopped(velocities, places, last)
         rise, fall = (stride_ps * self.velocities[left + side] for side in (0, 1))
         square, cube = 3 * (high - low) - 2 * rise - fall, rise + fall - 2 * (high - low)
         positions = low + part * (rise + part * (square + part * cube))
-        velocities = torch.lerp(self.velocities[left], self.velocities[left + 1], part)
         return positions, _stopped(velocities, places, last)
 
 
@@ -355,7 +392,7 @@ class RollerTask:
             truth = drawn.truth.positions[chosen, 0]
             places = lags / config.stride
             course = self.rules.roll(self.model, window, int(places.max().ceil()))
-            found, _ = course.at(places, window.frame_ps)
+            found, _ = course.at(places, window.frame_ps, straight=config.straight)
             errors.append((truth - found).square().mean(dim=(1, 2)))
             still.append((truth - window.now).square().mean(dim=(1, 2)))
             diverged.append(float(course.diverged is not None))
@@ -426,7 +463,7 @@ class TrainedRoller(WithoutDistribution):
         )
         with torch.no_grad():
             course = rules.roll(self.model, seen, int((places.max() - 1e-4).ceil().clamp(min=0)))
-        positions, velocities = course.at(places, seen.frame_ps)
+        positions, velocities = course.at(places, seen.frame_ps, straight=config.straight)
         gone = None if course.diverged is None else course.diverged * seen.frame_ps
         return RolledForecast(
             lags_ps=lags_ps,
@@ -502,11 +539,7 @@ def train_roller(
     recordings: Recordings,
     out: Path,
     *,
-    names: Sequence[str],
-    model: RollerConfig,
-    loss: RollerLossConfig,
-    batch: WindowConfig,
-    hierarchy: Hierarchy,
+    settings: RollerTraining,
     fit_config: FitConfig,
     progress: Progress,
 ) -> TrainedRoller:
@@ -515,12 +548,7 @@ def train_roller(
     Args:
         recordings: Of one system.
         out: The run folder.
-        names: Recordings to train on, of which the last part validates; all if there are none.
-        model: Sizes and choices.
-        loss: What a step is about.
-        batch: Which windows are used; the times in it are those of validation alone.
-        hierarchy: Of the DoMiNO on whose windows it is trained; the model has nothing of it but
-            the horizon.
+        settings: Of the training.
         fit_config: The loop.
         progress: Told how it goes.
 
@@ -528,34 +556,21 @@ def train_roller(
         InputError: A recording does not exist or is too short.
         UsageError: A recording is named twice.
     """
-    chosen = list(names) or [one.name for one in recordings.recordings]
-    task = RollerTask(
-        Drawing(recordings, chosen, batch, hierarchy), model, loss, seed=fit_config.seed
+    drawing = drawing_of(recordings, settings)
+    task = RollerTask(drawing, settings.model, settings.loss, seed=fit_config.seed)
+    provenance = trained(
+        task, drawing, out, kind=KIND, settings=settings, fit_config=fit_config, progress=progress
     )
-    described = {
-        "model": asdict(model),
-        "loss": asdict(loss),
-        "batch": asdict(batch),
-        "hierarchy": asdict(hierarchy),
-    }
-    result = fit(
-        task,
-        fit_config,
-        out,
-        progress=progress,
-        configuration={**described, "data": recordings.sha256, "recordings": chosen},
-    )
-    told = provenance(recordings, chosen, task.model, result)
-    trained = TrainedRoller(
+    made = TrainedRoller(
         model=task.model.cpu().eval().requires_grad_(False),
         climatology=task.rules.climatology,
         usual=task.rules.usual,
         reference=recordings.reference,
-        horizon=hierarchy.horizon,
-        provenance={**told, **described, "fit": asdict(fit_config)},
+        horizon=settings.hierarchy.horizon,
+        provenance=provenance,
     )
-    trained.save(out)
-    return trained
+    made.save(out)
+    return made
 
 
 def strided(window: Window, stride: int) -> Window:

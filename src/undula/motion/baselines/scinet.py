@@ -31,8 +31,7 @@ errors, since the tables show squares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,16 @@ from torch.nn import functional
 from undula.errors import InputError, UsageError
 from undula.io.recordings import Recordings
 from undula.learn.checkpoint import load_into
-from undula.learn.fit import FitConfig, fit
+from undula.learn.fit import FitConfig
 from undula.learn.progress import Progress
 from undula.learn.task import ParameterGroup, moved
-from undula.motion.baselines.background import Background, Scales, fitted_scales, provenance
+from undula.motion.baselines.background import (
+    Background,
+    Scales,
+    drawing_of,
+    fitted_scales,
+    trained,
+)
 from undula.motion.baselines.trivial import WithoutDistribution
 from undula.motion.climatology import knot_frames
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
@@ -85,6 +90,8 @@ class SCINetConfig:
         for name in ("frames", "levels", "kernel", "hidden"):
             if getattr(self, name) < 1:
                 raise UsageError(f"scinet.{name} must be at least 1, not {getattr(self, name)}")
+        if self.levels > 30:
+            raise UsageError(f"scinet.levels must be at most 30, not {self.levels}")
         if self.frames % 2**self.levels:
             raise UsageError(
                 f"scinet.frames ({self.frames}) should be a multiple of 2 to the power of levels "
@@ -99,6 +106,30 @@ class SCINetConfig:
     def channels(self) -> int:
         """Numbers seen of an atom in a frame."""
         return 2 * _AXES if self.velocities else _AXES
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCINetTraining:
+    """A training of SCINet.
+
+    Attributes:
+        model: Sizes and choices of the model.
+        batch: What a step sees.
+        hierarchy: Of the DoMiNO on whose windows and times it is trained; the model has nothing
+            of it but the horizon.
+        recordings: Names of the recordings to train on, of which the last part validates; all of
+            the folder if there are none.
+    """
+
+    model: SCINetConfig = field(default_factory=SCINetConfig)
+    batch: WindowConfig = field(default_factory=WindowConfig)
+    hierarchy: Hierarchy = field(default_factory=Hierarchy)
+    recordings: list[str] = field(default_factory=list)
+
+    @property
+    def horizon(self) -> int:
+        """How far it forecasts, frames."""
+        return self.hierarchy.horizon
 
 
 class Filter(nn.Module):
@@ -325,6 +356,11 @@ class TrainedSCINet(WithoutDistribution):
     background: Background
     name: str = "SCINet-style"
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What it was trained on and how."""
+        return self.background.provenance
+
     def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> AtomForecast:
         """Forecast positions.
 
@@ -367,44 +403,33 @@ def train_scinet(
     recordings: Recordings,
     out: Path,
     *,
-    names: Sequence[str],
-    model: SCINetConfig,
-    batch: WindowConfig,
-    hierarchy: Hierarchy,
+    settings: SCINetTraining,
     fit_config: FitConfig,
     progress: Progress,
 ) -> TrainedSCINet:
-    """Train SCINet and write it into its run folder.
+    """Train SCINet and write it into its run folder; a run that was stopped goes on.
 
     Args:
         recordings: Of one system.
-        out: The run folder; a run that was stopped goes on.
-        names: Recordings to train on, of which the last part validates; all if there are none.
-        model: Sizes and choices.
-        batch: Windows.
-        hierarchy: Of the models this one is compared with; its horizon is the last knot.
+        out: The run folder.
+        settings: Of the training.
         fit_config: The loop.
         progress: Told how it goes.
+
+    Raises:
+        InputError: A recording does not exist or is too short.
+        UsageError: A recording is named twice.
     """
-    chosen = list(names) or [one.name for one in recordings.recordings]
-    task = SCINetTask(Drawing(recordings, chosen, batch, hierarchy), model, fit_config.seed)
-    described: dict[str, Any] = {
-        "baseline": KIND,
-        "model": asdict(model),
-        "batch": asdict(batch),
-        "hierarchy": asdict(hierarchy),
-        "data": recordings.sha256,
-        "recordings": chosen,
-    }
-    result = fit(task, fit_config, out, progress=progress, configuration=described)
-    trained = TrainedSCINet(
+    drawing = drawing_of(recordings, settings)
+    task = SCINetTask(drawing, settings.model, fit_config.seed)
+    provenance = trained(
+        task, drawing, out, kind=KIND, settings=settings, fit_config=fit_config, progress=progress
+    )
+    made = TrainedSCINet(
         model=task.model.cpu().eval().requires_grad_(False),
         background=Background(
-            scales=task.scales,
-            reference=recordings.reference,
-            provenance=provenance(recordings, chosen, task.model, result)
-            | {"batch": asdict(batch), "fit": asdict(fit_config)},
+            scales=task.scales, reference=recordings.reference, provenance=provenance
         ),
     )
-    trained.save(out)
-    return trained
+    made.save(out)
+    return made

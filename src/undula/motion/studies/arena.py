@@ -6,13 +6,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from undula.errors import InputError, MachineError
 from undula.io.recordings import Recording
 from undula.motion.baselines.trivial import ObservedMean, trivial_forecasters
 from undula.motion.climatology import Example, knot_frames
-from undula.motion.evaluation import MotionScoring, ranges_of, scored, starts_of, window_at
+from undula.motion.evaluation import (
+    MotionScoring,
+    Scored,
+    Sparing,
+    ranges_of,
+    scored,
+    starts_of,
+    window_at,
+)
 from undula.motion.studies.energies import Energies, energies_of
 from undula.motion.studies.protocol import Opened
 from undula.motion.studies.sampled import (
@@ -24,7 +33,7 @@ from undula.motion.studies.sampled import (
     still_course,
     true_courses,
 )
-from undula.motion.windows import AtomForecaster
+from undula.motion.windows import AtomForecaster, OfSomeAtoms
 
 FITTED_WINDOWS = 40
 """Windows of each training recording that trivial rows are fitted on."""
@@ -54,6 +63,7 @@ class Arena:
         self.course = Course.of(scoring, self.asked.horizon)
         self.energy_note = ""
         self._truths: dict[str, Truth] = {}
+        self._trivial: list[AtomForecaster] = []
         self._energies: Energies | None = None
         if self.asked.forces is not None:
             box = self.tests[0].box(0)
@@ -68,7 +78,12 @@ class Arena:
         return self._energies is not None
 
     def trivial(self) -> list[AtomForecaster]:
-        """Fit the trivial rows on windows of the training recordings."""
+        """Fit the trivial rows on windows of the training recordings, once."""
+        if not self._trivial:
+            self._trivial = self._fitted()
+        return self._trivial
+
+    def _fitted(self) -> list[AtomForecaster]:
         asked, source = self.asked, self.source
         knots = knot_frames(asked.horizon)
         frames = None
@@ -88,28 +103,63 @@ class Arena:
                     window = window_at(self.source, recording, now, self.asked.window)
                     yield Example(window=window, future=future)
 
-    def scores(self, forecaster: AtomForecaster, *, samples: bool = True) -> dict[str, Any]:
+    def scores(
+        self,
+        forecaster: AtomForecaster,
+        *,
+        samples: bool = True,
+        sparing: Sparing | None = None,
+    ) -> dict[str, Any]:
         """Score a forecaster on every test recording; the same chance for every forecaster.
 
         Args:
-            forecaster: A model or a trivial row.
+            forecaster: A model or a trivial row. One that forecasts some of the atoms is scored
+                on these, and what trivial rows score on them stands ``beside``.
             samples: Whether futures are drawn, where it has a distribution.
+            sparing: What is left out.
         """
-        found = {}
+        left = sparing or Sparing()
+        atoms = self.atoms_of(forecaster)
+        found: dict[str, Any] = {}
         for number, recording in enumerate(self.tests):
-            point = scored(
-                forecaster,
-                self.source,
-                recording,
-                self.ranges,
-                self.scoring,
-                observed=self.asked.observed,
-                window=self.asked.window,
-                horizon=self.asked.horizon,
-            )
-            futures = self._sampled(forecaster, recording, number) if samples else _NOT_DRAWN
+            point = self._points(forecaster, recording, left, atoms)
+            futures = _NOT_DRAWN
+            if samples:
+                futures = self._sampled(forecaster, recording, number, left)
             found[recording.name] = point.plain() | futures
+            if atoms is not None:
+                found[recording.name]["beside"] = {
+                    row.name: self._points(row, recording, left, atoms).plain()["starts"]
+                    for row in self.trivial()
+                }
         return found
+
+    def atoms_of(self, forecaster: AtomForecaster) -> Int[Tensor, " chosen"] | None:
+        """Return which atoms a forecaster forecasts; none for all."""
+        if not isinstance(forecaster, OfSomeAtoms):
+            return None
+        chosen = forecaster.forecast_atoms(self.source.system)
+        return None if len(chosen) == len(self.source.system) else chosen
+
+    def _points(
+        self,
+        forecaster: AtomForecaster,
+        recording: Recording,
+        sparing: Sparing,
+        atoms: Int[Tensor, " chosen"] | None,
+    ) -> Scored:
+        return scored(
+            forecaster,
+            self.source,
+            recording,
+            self.ranges,
+            self.scoring,
+            observed=self.asked.observed,
+            window=self.asked.window,
+            horizon=self.asked.horizon,
+            sparing=sparing,
+            atoms=atoms,
+        )
 
     def references(self) -> dict[str, dict[str, Any]]:
         """Measure what stands beside samples: other recordings, no change, no shape."""
@@ -155,9 +205,9 @@ class Arena:
         return {key: found[key] for key in ("minimum_distance", "bond_error") if key in found}
 
     def _sampled(
-        self, forecaster: AtomForecaster, recording: Recording, number: int
+        self, forecaster: AtomForecaster, recording: Recording, number: int, sparing: Sparing
     ) -> dict[str, Any]:
-        asked, scoring = self.asked, self.scoring
+        asked, scoring = self.asked, sparing.of(self.scoring)
         chance = torch.Generator().manual_seed(1000 * scoring.seed + number)
         window = window_at(self.source, recording, asked.observed - 1, asked.observed)
         course = drawn(forecaster, window, self.course, scoring.samples, chance)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from undula.errors import InputError, UsageError
 from undula.io.recordings import Recordings, open_recordings
-from undula.motion.evaluation import MotionScoring
+from undula.motion.catalog import FITTED_KINDS, KINDS
+from undula.motion.evaluation import MotionScoring, Sparing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,35 +65,53 @@ class MotionSystem:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionRow:
-    """One training configuration, or none for the trivial rows alone.
+    """One training configuration, or settings of what is fitted in each window.
 
     Attributes:
         name: Of its run folders: letters, digits, dots, dashes.
         label: In the tables; by default the name.
-        preset: In place of the systems' presets.
+        model: Its kind, of `undula.motion.catalog`: domino, lg-ode, roller, ito, scinet or
+            wavelet-arima.
+        preset: In place of the systems' presets; for other kinds than domino these are
+            KIND/PRESET.
         set: Keys of the training configuration, nested, that differ from the preset.
-        levels: Retrained with so many of the coarsest levels; 0 for all.
-        as_large_as: A row whose number of weights this one gets, by the width of its network.
-        decoded: Score it decoded at these levels as well, without training.
+        levels: DoMiNO retrained with so many of the coarsest levels; 0 for all.
+        as_large_as: A row of DoMiNO whose number of weights this one gets, by the width of its
+            network.
+        decoded: Score it in other ways as well, without training: DoMiNO decoded at these
+            levels, ITO rolled out in lags of so many frames.
         systems: Names of the systems it is trained on; all if there are none.
+        seeds: So many of the protocol's seeds; 0 for all.
+        sparing: What of the scoring is left out where it takes long; the tables say so.
     """
 
     name: str
     label: str = ""
+    model: str = "domino"
     preset: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
     levels: int = 0
     as_large_as: str | None = None
     decoded: list[int] = field(default_factory=list)
     systems: list[str] = field(default_factory=list)
+    seeds: int = 0
+    sparing: Sparing = field(default_factory=Sparing)
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in ".-_" for c in self.name):
             raise UsageError(f"{self.name!r} is no name for a row: letters, digits, dots, dashes")
         if not self.label:
             object.__setattr__(self, "label", self.name)
-        if self.levels < 0 or any(level < 0 for level in self.decoded):
-            raise UsageError(f"row {self.name}: levels are counted from 0")
+        if self.levels < 0 or self.seeds < 0 or any(level < 0 for level in self.decoded):
+            raise UsageError(f"row {self.name}: levels, decoded and seeds are counted from 0")
+        known = [*KINDS, *FITTED_KINDS]
+        if self.model not in known:
+            raise UsageError(f"row {self.name}: model is one of {', '.join(known)}")
+        if self.model != "domino" and (self.levels or self.as_large_as is not None):
+            raise UsageError(f"row {self.name}: levels and as_large_as are for domino")
+        kind = KINDS.get(self.model)
+        if self.decoded and (kind is None or kind.other_way is None):
+            raise UsageError(f"row {self.name}: {self.model} cannot be decoded in other ways")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +173,9 @@ class MotionProtocol:
         for row in self.rows:
             if row.as_large_as is not None and row.as_large_as not in names:
                 raise UsageError(f"row {row.name} names a row {row.as_large_as} that there is not")
+            other = next((one for one in self.rows if one.name == row.as_large_as), None)
+            if other is not None and other.model != "domino":
+                raise UsageError(f"row {row.name} is as large as {other.name}, no row of domino")
             missing = [name for name in row.systems if name not in systems]
             if missing:
                 raise UsageError(f"row {row.name} names a system {missing[0]} that there is not")

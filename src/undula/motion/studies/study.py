@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +13,19 @@ from undula import atomic
 from undula.errors import InputError, UsageError
 from undula.io.datasets import read_json
 from undula.learn.progress import Progress
-from undula.motion.evaluation import MotionScoring
+from undula.locks import claims
+from undula.motion.evaluation import MotionScoring, Sparing
 from undula.motion.studies.arena import FITTED_WINDOWS, Arena
 from undula.motion.studies.protocol import MotionProtocol, MotionRow, Opened
-from undula.motion.studies.runs import MotionTraining, parameters, run_folder, trained_run
-from undula.motion.trained import WEIGHTS, TrainedMotion
-from undula.motion.windows import AtomForecaster
+from undula.motion.studies.runs import (
+    MotionFitting,
+    MotionTraining,
+    parameters,
+    run_folder,
+    trained_run,
+)
+from undula.motion.trained import WEIGHTS
+from undula.motion.windows import AtomForecaster, Remarked
 
 TRIVIAL = "trivial"
 """The folder of the trivial rows' scores; no row of a protocol can have files there."""
@@ -33,7 +40,10 @@ class RowScores:
         label: In the tables.
         kind: A model, or a trivial row.
         seeds: For each seed, recording → what `Arena.scores` returns.
-        parameters: Weights of the model; 0 for a trivial row.
+        parameters: Weights of the model; 0 for a row that is not trained.
+        steps: Of the training, for each seed; none for a row that is not trained.
+        remarks: What a reader of the tables should know of it: sentences without a first capital
+            and a stop.
     """
 
     name: str
@@ -41,6 +51,8 @@ class RowScores:
     kind: Literal["model", "trivial"]
     seeds: tuple[Mapping[str, Any], ...]
     parameters: int = 0
+    steps: tuple[int, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,10 +118,11 @@ class _Workplace:
         atomic.write_json(path, {"seconds": known | self.seconds})
 
 
+@claims("out")
 def run_motion_study(
     protocol: MotionProtocol,
     systems: Sequence[Opened],
-    training_of: Callable[[MotionRow, Opened, int], MotionTraining],
+    training_of: Callable[[MotionRow, Opened, int], MotionTraining | MotionFitting],
     *,
     runs: Path,
     out: Path,
@@ -127,7 +140,8 @@ def run_motion_study(
     Args:
         protocol: Rows, seeds, scoring.
         systems: Those to score on.
-        training_of: The configuration of a row, a system and a seed.
+        training_of: The configuration of a row, a system and a seed; what is fitted in each
+            window has one seed.
         runs: Where the run folders lie.
         out: Where the scores go.
         only: Names of the rows to take, "trivial" for none; all of the protocol if it is empty.
@@ -167,27 +181,29 @@ def _trainings(
     rows: Sequence[MotionRow],
     system: Opened,
     seeds: Sequence[int],
-    training_of: Callable[[MotionRow, Opened, int], MotionTraining],
-) -> dict[int, MotionTraining]:
+    training_of: Callable[[MotionRow, Opened, int], MotionTraining | MotionFitting],
+) -> dict[int, MotionTraining | MotionFitting]:
     """Resolve the trainings of a row before anything runs; none on systems it is not meant for."""
     if row.systems and system.name not in row.systems:
         return {}
-    found = {seed: training_of(row, system, seed).first_levels(row.levels) for seed in seeds}
-    other = next((one for one in rows if one.name == row.as_large_as), None)
-    if other is None:
-        return found
     kinds = len(set(system.source.system.kinds.tolist()))
-    return {
-        seed: training.as_large_as(
-            training_of(other, system, seed).first_levels(other.levels), kinds
-        )
-        for seed, training in found.items()
-    }
+    larger = next((one for one in rows if one.name == row.as_large_as), None)
+    found: dict[int, MotionTraining | MotionFitting] = {}
+    for seed in seeds[: row.seeds or len(seeds)]:
+        asked = training_of(row, system, seed)
+        if isinstance(asked, MotionFitting):
+            return {seed: asked}
+        asked = asked.first_levels(row.levels)
+        other = None if larger is None else training_of(larger, system, seed)
+        if larger is not None and isinstance(other, MotionTraining):
+            asked = asked.as_large_as(other.first_levels(larger.levels), kinds)
+        found[seed] = asked
+    return found
 
 
 def _system(
     system: Opened,
-    plan: Sequence[tuple[MotionRow, Mapping[int, MotionTraining]]],
+    plan: Sequence[tuple[MotionRow, Mapping[int, MotionTraining | MotionFitting]]],
     scoring: MotionScoring,
     place: _Workplace,
     skipped: dict[str, str],
@@ -216,40 +232,150 @@ def _system(
 
 
 def _model_rows(
-    row: MotionRow, trainings: Mapping[int, MotionTraining], arena: Arena, place: _Workplace
+    row: MotionRow,
+    trainings: Mapping[int, MotionTraining | MotionFitting],
+    arena: Arena,
+    place: _Workplace,
 ) -> list[RowScores]:
-    """Train and score a row with every seed, and decoded at the levels that are asked for."""
-    if not trainings:
-        return []
-    system = arena.system
-    variants: dict[str, tuple[str, list[Mapping[str, Any]]]] = {}
-    count = 0
-    for seed, training in trainings.items():
-        folder = run_folder(place.runs, system.name, row.name, seed)
-        place.say(f"{system.name}/{row.name}, seed {seed}: {folder}")
-        model, seconds = trained_run(training, system, folder, place.progress())
-        if seconds is not None:
-            place.timed(f"train {system.name}/{row.name} seed {seed}", seconds)
-        count = parameters(model)
-        key = {"weights": atomic.sha256(folder / WEIGHTS)}
-        for name, label, forecaster in _variants(row, model):
-            scores = _scores(
-                arena, forecaster, key, f"{name}/seed-{seed}", place, samples="@" not in name
+    """Train and score a row with every seed, and in the other ways that are asked for."""
+    scores: dict[str, list[Mapping[str, Any]]] = {}
+    last: dict[str, _Contender] = {}
+    steps: list[int] = []
+    for seed, asked in trainings.items():
+        if isinstance(asked, MotionFitting):
+            contenders = [_fitted(row, asked)]
+        else:
+            contenders = _trained(row, asked, seed, arena, place)
+            steps.append(contenders[0].steps)
+        for one in contenders:
+            made = _scores(
+                arena,
+                one.forecaster,
+                one.key,
+                f"{one.name}/seed-{seed}",
+                place,
+                samples=one.samples,
+                sparing=row.sparing,
             )
-            variants.setdefault(name, (label, []))[1].append(scores)
+            scores.setdefault(one.name, []).append(made)
+            last[one.name] = one
     return [
-        RowScores(name=name, label=label, kind="model", seeds=tuple(seeds), parameters=count)
-        for name, (label, seeds) in variants.items()
+        RowScores(
+            name=name,
+            label=one.label,
+            kind="model",
+            seeds=tuple(scores[name]),
+            parameters=one.parameters,
+            steps=tuple(steps),
+            remarks=remarks(one.forecaster, row, arena, scores[name]),
+        )
+        for name, one in last.items()
     ]
 
 
-def _variants(row: MotionRow, model: TrainedMotion) -> list[tuple[str, str, AtomForecaster]]:
-    """List a model and, without samples, what it says when only coarser levels are decoded."""
-    found: list[tuple[str, str, AtomForecaster]] = [(row.name, row.label, model)]
-    for level in row.decoded:
-        label = f"{row.label}, decoded at level {level}"
-        found.append((f"{row.name}@{level}", label, model.at_level(level)))
-    return found
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Contender:
+    """A forecaster of a row, and what its scores depend on beside the data."""
+
+    name: str
+    label: str
+    forecaster: AtomForecaster
+    key: Mapping[str, Any]
+    samples: bool = True
+    parameters: int = 0
+    steps: int = 0
+
+
+def _trained(
+    row: MotionRow, training: MotionTraining, seed: int, arena: Arena, place: _Workplace
+) -> list[_Contender]:
+    """Train a row, or read what was trained; with it come the other ways to ask it."""
+    system = arena.system
+    folder = run_folder(place.runs, system.name, row.name, seed)
+    place.say(f"{system.name}/{row.name}, seed {seed}: {folder}")
+    model, seconds = trained_run(training, system, folder, place.progress())
+    if seconds is not None:
+        place.timed(f"train {system.name}/{row.name} seed {seed}", seconds)
+    first = _Contender(
+        name=row.name,
+        label=row.label,
+        forecaster=model,
+        key={"weights": atomic.sha256(folder / WEIGHTS)},
+        parameters=parameters(model),
+        steps=int(model.provenance["steps"]),
+    )
+    way = training.kind.other_way
+    if way is None:
+        return [first]
+    others = [
+        replace(
+            first,
+            name=f"{row.name}@{number}",
+            label=f"{row.label}, {way.said.format(number)}",
+            forecaster=way.forecaster(model, number),
+            samples=way.samples,
+        )
+        for number in row.decoded
+    ]
+    return [first, *others]
+
+
+def _fitted(row: MotionRow, fitting: MotionFitting) -> _Contender:
+    return _Contender(
+        name=row.name,
+        label=row.label,
+        forecaster=fitting.kind.make(fitting.settings),
+        key={"fitted": fitting.described()},
+    )
+
+
+def remarks(
+    forecaster: AtomForecaster,
+    row: MotionRow,
+    arena: Arena,
+    seeds: Sequence[Mapping[str, Any]],
+) -> tuple[str, ...]:
+    """Say of a row what its numbers do not: how it was asked, what was left out, what went wrong.
+
+    Args:
+        forecaster: Of any seed.
+        row: Of the protocol.
+        arena: Where it was scored.
+        seeds: Its scores.
+    """
+    said = [forecaster.remark] if isinstance(forecaster, Remarked) else []
+    atoms, system = arena.atoms_of(forecaster), arena.source.system
+    if atoms is not None:
+        said.append(
+            f"forecasts and is scored on {len(atoms)} of {len(system)} atoms, as are the trivial "
+            "rows of its skill"
+        )
+    if row.sparing.starts:
+        said.append(f"scored from {_starts(row.sparing.starts)} of each recording at most")
+    if row.sparing.frames:
+        said.append(f"scored at {row.sparing.frames} frames after the standard start at most")
+    if row.sparing.samples:
+        said.append(f"its distribution by {row.sparing.samples} samples at most")
+    if row.sparing.sample_starts:
+        said.append(f"its samples from {_starts(row.sparing.sample_starts)} at most")
+    each = [one for scores in seeds for one in scores.values()]
+    if any(one.get("at_rest") for one in each):
+        said.append("forecasts no velocities, which count as 0 in the published error")
+    gone = [one["diverged"] for one in each if "diverged" in one]
+    if gone:
+        share = max(one["share"] for one in gone)
+        some = "" if share == 1 else f", of at most {share:.0%} of its samples"
+        said.append(
+            f"diverged in {sum(one['windows'] for one in gone)} of "
+            f"{gone[0]['of'] * len(each)} windows{some}, first after "
+            f"{min(one['after_ps'] for one in gone):g} ps; from there on the last possible frame "
+            "counts"
+        )
+    return tuple(said)
+
+
+def _starts(count: int) -> str:
+    return f"{count} start{'' if count == 1 else 's'}"
 
 
 def _trivial_rows(arena: Arena, place: _Workplace) -> list[RowScores]:
@@ -281,14 +407,18 @@ def _scores(
     place: _Workplace,
     *,
     samples: bool = True,
+    sparing: Sparing | None = None,
 ) -> dict[str, Any]:
     """Score a forecaster, with or without the samples, which take most of the time."""
     rules = {**key, "energies": arena.has_energies}
+    left = {} if sparing is None else {n: v for n, v in asdict(sparing).items() if v}
+    if left:
+        rules["sparing"] = left
     return _kept(
         arena,
         rules,
         f"{arena.system.name}/{name}",
-        lambda: arena.scores(forecaster, samples=samples),
+        lambda: arena.scores(forecaster, samples=samples, sparing=sparing),
         place,
     )
 

@@ -46,6 +46,8 @@ class SolverConfig:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise UsageError(f"solver.method is rk4 or dopri5, not {self.method}")
         if self.steps < 1:
             raise UsageError(f"solver.steps must be at least 1, not {self.steps}")
         if not 0 < self.tolerance < 1:

@@ -12,7 +12,7 @@ from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset
 from undula.surface.evaluation import EvaluationConfig
 
-TABLES = ("models", "routers", "experts", "specialisation")
+TABLES = ("models", "distributions", "routers", "experts", "specialisation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,8 @@ class StudyTable:
     Attributes:
         name: Of its files.
         title: Above it.
-        kind: "models" is models × proteins beside the trivial rows and oracles; "routers" counts
+        kind: "models" is models × proteins beside the trivial rows and oracles; "distributions"
+            the same of what they say of spread, occupancy, volume and area; "routers" counts
             parameters beside the scores; "experts" is a score over the number of experts;
             "specialisation" says which proteins an expert serves.
         rows: Names of rows, in order.
@@ -79,7 +80,7 @@ class StudyTable:
 
     name: str
     title: str
-    kind: Literal["models", "routers", "experts", "specialisation"]
+    kind: Literal["models", "distributions", "routers", "experts", "specialisation"]
     rows: list[str]
     published: dict[str, Published] = field(default_factory=dict)
     differs: str = ""
@@ -121,7 +122,8 @@ class Scoring:
         replicas: How many trajectories of each protein, each forecast from its own first frame.
         spacing: Of lattices and meshes, Å.
         samples: Points drawn on each mesh for the distances.
-        seed: Of those points.
+        seed: Of those points, of the elastic network and of a model's samples.
+        members: How many samples a distributional model draws, and members an elastic network.
     """
 
     frames: int = 10
@@ -129,6 +131,7 @@ class Scoring:
     spacing: float = 1.0
     samples: int = 10_000
     seed: int = 0
+    members: int = 32
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.replicas < 1:
@@ -138,7 +141,9 @@ class Scoring:
     @property
     def evaluation(self) -> EvaluationConfig:
         """How surfaces are compared."""
-        return EvaluationConfig(spacing=self.spacing, samples=self.samples, seed=self.seed)
+        return EvaluationConfig(
+            spacing=self.spacing, samples=self.samples, seed=self.seed, members=self.members
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +182,12 @@ class Protocol:
             unknown = [name for name in table.rows if name not in names]
             if unknown:
                 raise UsageError(f"table {table.name} names a row {unknown[0]} that there is not")
+
+    @property
+    def distributions(self) -> frozenset[str]:
+        """Names of the rows that some table wants to know as distributions."""
+        tables = [table for table in self.tables if table.kind == "distributions"]
+        return frozenset(name for table in tables for name in table.rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,7 @@ def _asked(training: Training, datasets: Sequence[Dataset]) -> dict[str, object]
             "model": asdict(training.model),
             "loss": asdict(training.loss),
             "batch": asdict(training.batch),
-            "fit": asdict(training.fit),
+            "fit": training.fit.plain(),
             "data": {dataset.structure.name: dataset.sha256 for dataset in datasets},
             "start_from": start and atomic.sha256(start / WEIGHTS),
         }

@@ -13,6 +13,16 @@ from undula import atomic
 from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset, read_json
 from undula.learn.progress import Progress
+from undula.locks import claims
+from undula.surface.forecasters import (
+    BLURRED,
+    COPIED,
+    DILATED,
+    ELLIPSOID,
+    ERODED,
+    OTHERS,
+    fitted_numbers,
+)
 from undula.surface.specialisation import Routing, routing
 from undula.surface.studies.protocol import Protocol, Roles, StudyRow
 from undula.surface.studies.relatives import Relative, relatives
@@ -24,12 +34,14 @@ from undula.surface.studies.runs import (
     run_folder,
     trained_run,
 )
-from undula.surface.studies.stage import FLOOR, MAJORITY, Scores, Stage, stage
+from undula.surface.studies.stage import FLOOR, Scores, Stage, stage
 from undula.surface.trained import WEIGHTS
 from undula.surface.trained_mixture import TrainedMixture
 
 Means = dict[str, float]
 """Measure → mean over the frames and replicas of one protein."""
+Rows = dict[str, dict[str, Means]]
+"""Row name → protein → measure → mean."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,6 +53,8 @@ class RowResult:
         training: Its configuration, of the first seed.
         seeds: Those that were trained, in order.
         means: For each seed, protein → measure → mean.
+        spreads: For each seed, what it is worth as a distribution: of its samples and of its
+            typical surface; empty where no table asks.
         routings: For each seed, which expert every protein gets, training proteins first.
         parameters: All weights, those that answer for one protein, and those of the router.
     """
@@ -49,6 +63,7 @@ class RowResult:
     training: Training
     seeds: tuple[int, ...]
     means: tuple[dict[str, Means], ...]
+    spreads: tuple[Rows, ...]
     routings: tuple[Routing, ...]
     parameters: tuple[int, int, int]
 
@@ -61,8 +76,11 @@ class StudyResult:
         protocol: What was asked.
         roles: Which data set served for what.
         rows: Row name → result, of those that were trained, in the protocol's order.
-        still: Trivial rows: name → protein → measure → mean.
-        oracles: The same of rows that have seen the truth's later frames.
+        still: Trivial rows.
+        oracles: Rows that have seen the truth's later frames.
+        still_spreads: Trivial rows as distributions, where a table asks.
+        oracle_spreads: Oracles as distributions, of the proteins that have one.
+        fitted: How the trivial rows came by their numbers.
         halves: Test proteins whose noise floor is the other half of the one replica there is.
         relatives: Training proteins similar to test proteins.
         skipped: Row name → why it could not be trained.
@@ -71,8 +89,11 @@ class StudyResult:
     protocol: Protocol
     roles: Roles
     rows: dict[str, RowResult]
-    still: dict[str, dict[str, Means]]
-    oracles: dict[str, dict[str, Means]]
+    still: Rows
+    oracles: Rows
+    still_spreads: Rows
+    oracle_spreads: Rows
+    fitted: str
     halves: tuple[str, ...]
     relatives: tuple[Relative, ...]
     skipped: dict[str, str]
@@ -100,6 +121,7 @@ class _Workplace:
         atomic.write_json(path, {"seconds": known | self.seconds})
 
 
+@claims("out")
 def run_study(
     protocol: Protocol,
     roles: Roles,
@@ -150,12 +172,17 @@ def run_study(
     if first is None:
         raise InputError(f"no row could be trained: {'; '.join(skipped.values())}")
     still, oracles = _rows_without_training(first, stages, place)
+    asked = bool(protocol.distributions & rows.keys())
+    spreads = _spreads_without_training(first, stages, place) if asked else ({}, {})
     return StudyResult(
         protocol=protocol,
         roles=roles,
         rows=rows,
         still=still,
         oracles=oracles,
+        still_spreads=spreads[0],
+        oracle_spreads=spreads[1],
+        fitted=fitted_numbers(first),
         halves=tuple(d.structure.name for d in roles.test if len(d.trajectories) < 2),
         relatives=similar,
         skipped=skipped,
@@ -167,6 +194,7 @@ class _Stages:
 
     def __init__(self, protocol: Protocol, datasets: Sequence[Dataset]) -> None:
         self.scoring = protocol.scoring
+        self.distributions = protocol.distributions
         self.datasets = datasets
         self._made: dict[str, list[Stage]] = {}
 
@@ -195,6 +223,7 @@ def _row(
 ) -> tuple[RowResult, TrainedMixture]:
     """Train and score a row with every seed."""
     means: list[dict[str, Means]] = []
+    spreads: list[Rows] = []
     routings: list[Routing] = []
     datasets = [*roles.training, *roles.test]
     model: TrainedMixture | None = None
@@ -205,6 +234,8 @@ def _row(
         if seconds is not None:
             place.timed(f"train {row.name} seed {seed}", seconds)
         means.append(_model_means(model, folder, f"{row.name}/seed-{seed}", stages, place))
+        if row.name in stages.distributions:
+            spreads.append(_model_spreads(model, folder, f"{row.name}/seed-{seed}", stages, place))
         routings.append(routing(model, [dataset.structure for dataset in datasets]))
     assert model is not None
     return (
@@ -213,6 +244,7 @@ def _row(
             training=next(iter(trainings.values())),
             seeds=tuple(trainings),
             means=tuple(means),
+            spreads=tuple(spreads),
             routings=tuple(routings),
             parameters=(
                 parameters(model.model),
@@ -241,33 +273,68 @@ def _model_means(
     return found
 
 
+def _model_spreads(
+    model: TrainedMixture, folder: Path, name: str, stages: _Stages, place: _Workplace
+) -> Rows:
+    key = {"weights": atomic.sha256(folder / WEIGHTS)}
+    return _rows_of(lambda one: one.model_spread(model), key, name, "-spread", stages, place)
+
+
 def _rows_without_training(
     model: TrainedMixture, stages: _Stages, place: _Workplace
-) -> tuple[dict[str, dict[str, Means]], dict[str, dict[str, Means]]]:
-    still: dict[str, dict[str, Means]] = {}
-    oracles: dict[str, dict[str, Means]] = {FLOOR: {}, MAJORITY: {}}
+) -> tuple[Rows, Rows]:
+    """Return the trivial rows and the oracles."""
+    still = _rows_of(
+        lambda one: one.trivial_scores(model), _fitted(model), "trivial", "", stages, place
+    )
+    oracles = _rows_of(lambda one: one.oracle_scores(), {}, "oracle", "", stages, place)
+    return (
+        dict(sorted(still.items(), key=_place_of)),
+        {name: oracles[name] for name in (FLOOR, OTHERS)},
+    )
+
+
+def _spreads_without_training(
+    model: TrainedMixture, stages: _Stages, place: _Workplace
+) -> tuple[Rows, Rows]:
+    """Return the trivial rows and the oracles as distributions."""
+    still = _rows_of(
+        lambda one: one.trivial_spread(model), _fitted(model), "trivial", "-spread", stages, place
+    )
+    oracles = _rows_of(lambda one: one.oracle_spread(), {}, "oracle", "-spread", stages, place)
+    return dict(sorted(still.items(), key=_place_of)), oracles
+
+
+def _fitted(model: TrainedMixture) -> dict[str, object]:
+    """Return the numbers of the trivial rows, all fitted on training proteins."""
+    return {"blur": asdict(model.blur), "shifts": model.shifts and asdict(model.shifts)}
+
+
+def _rows_of(
+    scores: Callable[[Stage], dict[str, Scores]],
+    key: Mapping[str, object],
+    name: str,
+    ending: str,
+    stages: _Stages,
+    place: _Workplace,
+) -> Rows:
+    """Return the rows that every stage gives, by name and protein, kept under a name."""
+    found: Rows = {}
     for dataset in stages.datasets:
         protein = dataset.structure.name
 
-        def trivial(dataset: Dataset = dataset) -> dict[str, Scores]:
-            return _joined_rows([one.trivial_scores(model) for one in stages.of(dataset)])
+        def joined(dataset: Dataset = dataset) -> dict[str, Scores]:
+            return _joined_rows([scores(one) for one in stages.of(dataset)])
 
-        def oracle(dataset: Dataset = dataset) -> dict[str, Scores]:
-            return _joined_rows([one.oracle_scores() for one in stages.of(dataset)])
-
-        key = {"blur": asdict(model.blur)}
-        for name, scores in _kept(
-            dataset, key, f"trivial/{protein}", trivial, stages, place
-        ).items():
-            still.setdefault(name, {})[protein] = _means(scores)
-        for name, scores in _kept(dataset, {}, f"oracle/{protein}", oracle, stages, place).items():
-            oracles[name][protein] = _means(scores)
-    return dict(sorted(still.items(), key=_place_of)), oracles
+        kept = _kept(dataset, key, f"{name}/{protein}{ending}", joined, stages, place)
+        for row, measured in kept.items():
+            found.setdefault(row, {})[protein] = _means(measured)
+    return found
 
 
 def _place_of(row: tuple[str, object]) -> int:
     """Return where a trivial row stands: the copy first, then what is a little less trivial."""
-    known = ("copied first frame", "blurred first frame", "best ellipsoid")
+    known = (COPIED, DILATED, ERODED, BLURRED, ELLIPSOID)
     return known.index(row[0]) if row[0] in known else len(known)
 
 
@@ -297,12 +364,14 @@ def _kept(
 
 
 def _joined(each: Sequence[Scores]) -> Scores:
-    """Put the frames of several replicas behind each other."""
-    return {name: [value for one in each for value in one[name]] for name in each[0]}
+    """Put the frames of several replicas behind each other; a measure may lack in some."""
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: [value for one in each for value in one.get(name, ())] for name in names}
 
 
 def _joined_rows(each: Sequence[dict[str, Scores]]) -> dict[str, Scores]:
-    return {name: _joined([one[name] for one in each]) for name in each[0]}
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: _joined([one[name] for one in each if name in one]) for name in names}
 
 
 def _means(scores: Scores) -> Means:

@@ -1,0 +1,138 @@
+"""Memory and time of preparing data sets and recordings, before anything is read whole.
+
+The constants were fitted to peaks of fresh processes (``benchmarks/memory.py`` measures and
+prints them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undula.estimates import LATER_BYTES, Estimate, check_fits, memory_limit, resident_bytes
+from undula.geometry.extent import extent
+from undula.io.trajectories import open_trajectory
+from undula.types import Structure
+
+if TYPE_CHECKING:
+    from undula.data.prepare import PrepareConfig
+
+PER_READ = 165
+"""Bytes for each atom of each frame that is read, made whole, checked and posed."""
+PER_SURFACE_ATOM = 3_000
+"""Bytes for each atom of the surfaces that are worked on."""
+PER_SURFACE_POINT = 400
+"""Bytes for each point of a surface while it is found."""
+PER_ROW = 110
+"""Bytes for each point of a shard of 44 bytes a point."""
+ROWS_PER_AREA = 1.04
+"""Points of a surface in units of its area over the square of their spacing."""
+
+
+def frames_bytes(atoms: int, frames: int) -> float:
+    """Return what reading a whole trajectory takes, bytes."""
+    return float(PER_READ) * atoms * frames
+
+
+def prepare_bytes(structure: Structure, frames: int, config: PrepareConfig) -> float:
+    """Return what preparing the surfaces of a trajectory adds to what the process holds, bytes."""
+    points = ROWS_PER_AREA * extent(structure.positions, 1.0).area / config.spacing**2
+    labelled = config.near + config.local + config.uniform
+    shard = PER_ROW * (points + labelled) * min(frames, config.frames_per_shard)
+    surface = PER_SURFACE_ATOM * len(structure) + PER_SURFACE_POINT * points
+    return frames_bytes(len(structure), frames) + shard + surface
+
+
+def prepare_seconds(structure: Structure, frames: int, config: PrepareConfig) -> float:
+    """Return about how long preparing the surfaces of some frames takes on one core, s."""
+    points = ROWS_PER_AREA * extent(structure.positions, 1.0).area / config.spacing**2
+    labelled = config.near + config.local + config.uniform + config.fixed
+    each = 2e-4 * len(structure) + 4e-5 * points + 3e-5 * labelled
+    return 5 + frames * each
+
+
+def used_frames(path: Path, stride: int) -> int:
+    """Return how many frames of a trajectory are read, by its headers."""
+    return -(-open_trajectory(path).frames // stride)
+
+
+def check_prepare(
+    structure: Structure,
+    trajectories: Sequence[Path],
+    config: PrepareConfig,
+    asked: int | None,
+    say: Callable[[str], None],
+) -> None:
+    """Say what preparing takes; refuse it before it begins where it would not fit.
+
+    Args:
+        structure: The atoms that are kept.
+        trajectories: One after the other is read whole.
+        config: The rules.
+        asked: The memory limit, bytes; by default what there is.
+        say: Called with the estimate.
+
+    Raises:
+        MachineError: It does not fit; says which stride does.
+        InputError: A trajectory cannot serve.
+    """
+    frames = [used_frames(path, config.stride) for path in trajectories]
+    longest = max(frames)
+    held = resident_bytes() + LATER_BYTES
+    found = Estimate(
+        memory_bytes=int(held + prepare_bytes(structure, longest, config)),
+        seconds=prepare_seconds(structure, sum(frames), config),
+    )
+    limit = memory_limit(asked)
+    path = trajectories[frames.index(longest)]
+    room = limit - held - prepare_bytes(structure, 0, config)
+    check_fits(
+        found,
+        limit,
+        f"{path}: preparing {longest} frames",
+        _stride(longest, config.stride, room, len(structure)),
+    )
+    say(f"estimate: {found}")
+
+
+def check_record(
+    structure: Structure,
+    trajectories: Sequence[Path],
+    stride: int,
+    asked: int | None,
+    say: Callable[[str], None],
+) -> None:
+    """Say what recording atoms takes; refuse it before it begins where it would not fit.
+
+    Args:
+        structure: The atoms that are kept.
+        trajectories: One after the other is read.
+        stride: Of the frames.
+        asked: The memory limit, bytes; by default what there is.
+        say: Called with the estimate.
+
+    Raises:
+        MachineError: It does not fit; says which stride does.
+        InputError: A trajectory cannot serve.
+    """
+    frames = [used_frames(path, stride) for path in trajectories]
+    longest = max(frames)
+    held = resident_bytes() + LATER_BYTES
+    found = Estimate(
+        memory_bytes=int(held + frames_bytes(len(structure), longest)),
+        seconds=5 + 1e-6 * len(structure) * sum(frames),
+    )
+    limit = memory_limit(asked)
+    path = trajectories[frames.index(longest)]
+    what = f"{path}: recording {longest} frames of {len(structure)} atoms"
+    check_fits(found, limit, what, _stride(longest, stride, limit - held, len(structure)))
+    say(f"estimate: {found}")
+
+
+def _stride(frames: int, stride: int, room: float, atoms: int) -> str:
+    """Say which stride fits."""
+    fit = int(room / (PER_READ * max(atoms, 1)))
+    if fit < 1:
+        return "not one frame fits: keep fewer atoms with --chain"
+    return f"a stride of {stride * -(-frames // fit)} fits"

@@ -1,0 +1,136 @@
+"""Memory and time of a forecast of atoms, from its sizes alone.
+
+The constants were fitted to peaks of fresh processes (``benchmarks/memory.py`` measures and
+prints them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from undula.errors import MachineError
+from undula.estimates import (
+    LATER_BYTES,
+    Estimate,
+    check_fits,
+    first_that_fits,
+    resident_bytes,
+    shown_memory,
+)
+
+PER_OBSERVED = 60
+"""Bytes for each atom of each observed frame."""
+PER_FEATURE_PAIR = 30
+"""Bytes for each feature of each pair."""
+PER_FEATURE_TIME = 310
+"""Bytes for each feature of each atom at each time that is decoded at once."""
+PER_PLACE = 36
+"""Bytes for each place of an atom in all samples and means together."""
+ROWS = 5
+"""Means that stand beside the samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionSize:
+    """What the cost of a forecast of atoms depends on.
+
+    Attributes:
+        atoms: How many.
+        observed: Frames of the window.
+        times: How many are asked for.
+        samples: Futures that are drawn.
+        features: Width of the network.
+        neighbours: Of an atom.
+        at_once: Times that are decoded together.
+    """
+
+    atoms: float
+    observed: int
+    times: int
+    samples: int
+    features: int
+    neighbours: float
+    at_once: int
+
+    def halves(self) -> list[int]:
+        """Return how many times may be decoded together, halved until it is one."""
+        found = [self.at_once]
+        while found[-1] > 1:
+            found.append(found[-1] // 2)
+        return found
+
+
+def forecast_bytes(size: MotionSize) -> float:
+    """Return how much a forecast adds to what the process holds, at its peak, bytes."""
+    at_once = min(size.at_once, size.times)
+    each = float(PER_OBSERVED * size.observed)
+    each += size.features * (PER_FEATURE_PAIR * size.neighbours + PER_FEATURE_TIME * at_once)
+    return size.atoms * (each + PER_PLACE * (size.samples + ROWS) * size.times)
+
+
+def forecast_seconds(size: MotionSize) -> float:
+    """Return about how long a forecast takes on one core, s."""
+    states = 1 + min(size.samples, 4)
+    pairs = size.atoms * size.neighbours * size.features
+    return 2 + states * pairs * (3e-6 + 2e-7 * size.times)
+
+
+def estimate(size: MotionSize) -> Estimate:
+    """Estimate a forecast from now on."""
+    held = resident_bytes() + LATER_BYTES
+    return Estimate(memory_bytes=int(held + forecast_bytes(size)), seconds=forecast_seconds(size))
+
+
+def fitted(size: MotionSize, limit: int, name: str) -> MotionSize:
+    """Cut a forecast into parts so that it fits, or say at once that it does not.
+
+    Args:
+        size: What is asked for.
+        limit: Memory of the process, bytes.
+        name: Of the structure, for the message.
+
+    Returns:
+        The same forecast, fewer times being decoded together if need be.
+
+    Raises:
+        MachineError: It does not fit; says what does.
+    """
+    for at_once in size.halves():
+        cut = replace(size, at_once=at_once)
+        if estimate(cut).memory_bytes <= limit:
+            return cut
+    what = (
+        f"{name}: a forecast of {size.atoms:.0f} atoms at {size.times} times with "
+        f"{size.samples} samples"
+    )
+    check_fits(estimate(cut), limit, what, what_fits(cut, limit))
+    raise MachineError(f"{what} does not fit")
+
+
+def what_fits(size: MotionSize, limit: int) -> str:
+    """Say how many samples, times or observed frames fit, or how many atoms."""
+    room = limit - resident_bytes() - LATER_BYTES
+    least = replace(size, at_once=1)
+
+    def needed(**changes: int) -> float:
+        return forecast_bytes(replace(least, **changes))
+
+    samples = first_that_fits(range(size.samples - 1, -1, -1), lambda n: needed(samples=n), room)
+    if samples is not None:
+        return f"{samples} samples fit"
+    times = first_that_fits(
+        range(size.times - 1, 0, -1), lambda n: needed(samples=0, times=n), room
+    )
+    if times is not None:
+        return f"{times} times without samples fit"
+    frames = first_that_fits(
+        range(size.observed - 1, 2, -1), lambda n: needed(samples=0, times=1, observed=n), room
+    )
+    if frames is not None:
+        return f"a window of {frames} frames fits, at one time without samples"
+    alone = resident_bytes() + LATER_BYTES
+    smallest = replace(least, samples=0, times=1, observed=3)
+    atoms = int(max(room, 0) / (forecast_bytes(smallest) / size.atoms))
+    if atoms < 1:
+        return f"nothing fits, undula alone takes {shown_memory(alone)}"
+    return f"about {float(f'{atoms:.2g}'):,.0f} atoms fit"
