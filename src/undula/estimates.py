@@ -41,7 +41,7 @@ class Estimate:
         return f"{shown_memory(self.memory_bytes)} of memory and {shown_time(self.seconds)}"
 
 
-def shown_memory(size: float) -> str:
+def shown_memory(size: int | float) -> str:
     """Write a number of bytes for people: ``900 MiB``, ``1.2 GiB``."""
     return f"{size / 2**20:.0f} MiB" if size < 1000 * 2**20 else f"{size / 2**30:.3g} GiB"
 

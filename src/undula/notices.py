@@ -62,7 +62,7 @@ def tell(notices: Iterable[Notice]) -> None:
         print(f"notice: {notice}", file=sys.stderr)
 
 
-def from_json(described: Iterable[Mapping[str, Any]]) -> list[Notice]:
+def from_json(described: Iterable[Any]) -> list[Notice]:
     """Return notices that were stored by `undula.errors.Notice.as_dict`.
 
     Raises:

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from undula.geometry import elastic_network
 from undula.geometry.elastic_network import (
     ANM_CUTOFF,
     anisotropic_network_modes,
@@ -141,3 +142,39 @@ def test_without_any_contact_nothing_fluctuates_and_nothing_is_a_mode(nodes):
 
 def test_no_modes_can_be_asked_for():
     assert anisotropic_network_modes(chain(), 0)[1].shape == (0, 12, 3)
+
+
+def folded(nodes=120):
+    """Return a compact coil: successive nodes 3.8 Å apart, bent towards the origin."""
+    generator = torch.Generator().manual_seed(5)
+    places = [torch.zeros(3).double()]
+    for _ in range(nodes - 1):
+        step = torch.randn(3, generator=generator, dtype=torch.float64) - 0.15 * places[-1]
+        places.append(places[-1] + 3.8 * torch.nn.functional.normalize(step, dim=0))
+    return torch.stack(places)
+
+
+def test_many_nodes_fluctuate_as_few_do(monkeypatch):
+    apart = torch.cat([folded(), folded() + 100, torch.full((1, 3), 500.0).double()])
+    expected = gaussian_network_fluctuations(apart)
+    monkeypatch.setattr(elastic_network, "LARGEST_DENSE", 10)
+    torch.testing.assert_close(gaussian_network_fluctuations(apart), expected)
+
+
+def test_blocks_of_one_node_have_the_modes_of_nodes(monkeypatch):
+    stiffness, modes = anisotropic_network_modes(folded(60), 10)
+    monkeypatch.setattr(elastic_network, "LARGEST_DENSE", 120)
+    found, moved = anisotropic_network_modes(folded(60), 10)
+    torch.testing.assert_close(found, stiffness)
+    torch.testing.assert_close(moved, modes)
+
+
+def test_blocks_of_three_nodes_keep_the_softest_modes(monkeypatch):
+    stiffness, modes = anisotropic_network_modes(folded(), 10)
+    monkeypatch.setattr(elastic_network, "LARGEST_DENSE", 300)
+    monkeypatch.setattr(elastic_network, "MOST_BLOCKS", 40)
+    found, moved = anisotropic_network_modes(folded(), 10)
+    assert (found >= stiffness - 1e-9).all()
+    overlap = (modes.flatten(1) @ moved.flatten(1).T).square().sum(dim=1)
+    assert overlap[:5].min() > 0.7
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.ones(10).double())

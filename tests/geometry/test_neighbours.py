@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from undula.errors import InputError, UsageError
-from undula.geometry.neighbours import closest_pairs, nearest, pairs_within
+from undula.geometry.neighbours import closest_pairs, nearest, pairs_to, pairs_within
 
 
 def cloud(count: int, seed: int = 0) -> torch.Tensor:
@@ -133,3 +133,14 @@ def test_many_coordinates_of_exactly_zero_do_no_harm_where_denormals_count_as_ze
         assert torch.equal(nearest(points, points, 1)[:, 0], torch.arange(len(points)))
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_pairs_to_some_points_are_those_of_all_with_these_as_receivers():
+    points = torch.cat([cloud(60), cloud(3)])  # three of them lie in the same places
+    every = pairs_within(points, 0.8)
+    chosen = torch.tensor([0, 2, 17, 40, 62])
+    found = pairs_to(points, chosen, 0.8)
+    assert torch.equal(found, every[:, torch.isin(every[0], chosen)])
+    assert pairs_to(points, chosen[:0], 0.8).shape == (2, 0)
+    with pytest.raises(UsageError, match="radius"):
+        pairs_to(points, chosen, -1.0)

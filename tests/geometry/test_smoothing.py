@@ -179,3 +179,16 @@ def test_refuses_what_cannot_be_meant(smoothed):
             smoothed(points, normals, deviation)
     with pytest.raises(InputError, match="finite"):
         smoothed(points + math.nan, normals, 3.0)
+
+
+def test_a_cloud_too_wide_for_a_grid_is_taken_in_halves_that_see_each_other(monkeypatch):
+    points, normals = molecule()
+    long = torch.cat([points + 20 * k * torch.tensor([1.0, 0, 0]) for k in range(6)])
+    normals = normals.repeat(6, 1)
+    whole = smoothed_normals(long, normals, 2.0)
+    monkeypatch.setattr(smoothing, "_LARGEST_GRID", 90_000)
+    exact = exactly_smoothed_normals(long, normals, 2.0)
+    halves = smoothed_normals(long, normals, 2.0)
+    angle = [torch.rad2deg(((a * exact).sum(dim=1)).clamp(-1, 1).acos()) for a in (whole, halves)]
+    assert not torch.equal(whole, halves)
+    assert angle[1].mean() < 1.5 * angle[0].mean() + 0.01

@@ -15,9 +15,11 @@ from tests.motion.small_systems import (
     window,
 )
 
-from undula.errors import InputError, UsageError
+from undula.errors import InputError, MachineError, UsageError
+from undula.estimates import LATER_BYTES, resident_bytes
 from undula.motion import forecast as forecast_module
-from undula.motion.forecast import MovingAtoms, forecast_atoms, holds_atoms
+from undula.motion.estimates import fitted, forecast_bytes
+from undula.motion.forecast import MovingAtoms, forecast_atoms, holds_atoms, sized
 from undula.motion.forecast_scores import MODEL_ROW, evaluate_atoms
 from undula.motion.observed import window as cut
 from undula.types import Trajectory
@@ -135,11 +137,47 @@ def test_what_cannot_be_forecast_gets_one_sentence(model, seen, times, error, se
     assert "\n" not in str(caught.value)
 
 
-def test_a_forecast_that_fills_the_memory_says_what_to_halve(model, monkeypatch):
-    monkeypatch.setattr(forecast_module, "LARGEST_FORECAST", 12 * 9 * 10)
-    assert len(forecast_atoms(window(argon(12)), TIMES, model, samples=5).samples) == 5
-    with pytest.raises(UsageError, match="halve the samples or the times"):
-        forecast_atoms(window(argon(12)), TIMES, model, samples=6)
+def test_what_does_not_fit_is_refused_at_once_with_what_does(model):
+    seen = window(argon(12))
+    held = resident_bytes() + LATER_BYTES
+    size = sized(seen, model, 9, 2000)
+    room = held + int(forecast_bytes(replace(size, samples=500, at_once=1)))
+    with pytest.raises(MachineError, match=r"allowed; [0-9]+ samples fit$") as caught:
+        forecast_atoms(seen, TIMES, model, samples=2000, memory_limit=room)
+    fit = int(str(caught.value).split()[-3])
+    assert 100 < fit < 600
+    with pytest.raises(MachineError, match="undula alone takes"):
+        forecast_atoms(seen, TIMES, model, samples=2, memory_limit="1MiB")
+
+
+def test_a_limit_cuts_the_times_and_hardly_changes_the_forecast(model, moving):
+    cut = forecast_atoms(
+        replace(window(argon(12)), now_ps=5.0),
+        TIMES,
+        replace(model, times_at_once=2),
+        samples=3,
+        seed=1,
+    )
+    torch.testing.assert_close(cut.expected.mean, moving.expected.mean)
+    torch.testing.assert_close(cut.samples, moving.samples)
+    size = sized(window(argon(12)), model, 64, 0)
+    whole, least = (forecast_bytes(replace(size, at_once=n)) for n in (64, 8))
+    limit = resident_bytes() + LATER_BYTES + int(whole + least) // 2
+    assert fitted(size, limit, "argon").at_once < 64
+
+
+def test_memory_that_runs_out_halves_the_parts_once(model, monkeypatch):
+    at_once = []
+
+    def forecast(self, window, lags):
+        at_once.append(self.times_at_once)
+        raise MemoryError
+
+    monkeypatch.setattr(type(model), "forecast", forecast)
+    with pytest.raises(MachineError, match="the memory was not enough") as caught:
+        forecast_atoms(window(argon(12)), TIMES, model, samples=0)
+    assert at_once == [64, 32]
+    assert "\n" not in str(caught.value)
 
 
 def test_another_molecule_than_the_one_trained_on_is_refused():

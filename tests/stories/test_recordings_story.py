@@ -19,7 +19,7 @@ def test_fluids_become_recordings_in_one_command(tmp_path, capsys):
         f"{tmp_path}/argon: 2 recordings of argon, 8 atoms, 80 frames 0.1 ps apart, "
         "velocities of 20\n"
     )
-    assert "notice: velocities are known for 10 of 40 frames" in said.err
+    assert "notice: argon_0.npz: velocities are known for 10 of 40 frames" in said.err
     assert main(words) == 0
     assert "is complete" in capsys.readouterr().err
 
@@ -44,7 +44,7 @@ def test_mistakes_get_one_sentence(peptide, tmp_path, capsys):
         ([topology, run, "--stride", "0"], 2, "stride should be at least 1, not 0"),
         ([topology], 2, "no trajectory to record"),
         ([str(tmp_path / "nowhere.npz")], 3, "cannot read"),
-        ([topology, topology], 3, "at least two frames"),
+        ([topology, topology], 3, "there is one frame"),
     ):
         assert main(["prepare", "atoms", *words, *out]) == code
         said = capsys.readouterr().err

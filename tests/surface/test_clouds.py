@@ -16,12 +16,14 @@ from undula.geometry.distances import quasi_geodesic
 from undula.geometry.neighbours import search_tree
 from undula.geometry.smoothing import smoothed_normals
 from undula.io.structures import load_structure
+from undula.surface import clouds
 from undula.surface.clouds import (
     AMINO_ACIDS,
     OTHER_RESIDUE,
     CloudConfig,
     RouterCloud,
     collated,
+    part_of,
     router_cloud,
 )
 from undula.types import Structure
@@ -350,3 +352,20 @@ def test_a_surface_without_points_is_refused_with_its_name():
     structure = atoms([[0.0, 0, 0], [19.0, 0.2, 0.3]], ["CA", "N"], ["ALA", "ALA"], [0, 0])
     with pytest.raises(InputError, match="made up is too small"):
         router_cloud(structure, CloudConfig(spacing=40.0))
+
+
+def test_the_cloud_of_a_large_protein_is_made_part_by_part(protein, cloud, monkeypatch):
+    monkeypatch.setattr(clouds, "AT_ONCE", 60)
+    parts = router_cloud(protein, CONFIG)
+    for field in dataclasses.fields(cloud):
+        one, other = getattr(cloud, field.name), getattr(parts, field.name)
+        assert one == other if field.name == "proteins" else torch.equal(one, other)
+
+
+def test_a_part_has_the_neighbours_of_its_points_and_theirs(cloud):
+    rows = torch.tensor([5, 6, 200])
+    part, place = part_of(cloud, rows, 2)
+    assert torch.equal(part.points[place], cloud.points[rows])
+    for row, at in zip(rows.tolist(), place.tolist(), strict=True):
+        near = cloud.points[cloud.pairs[1][cloud.pairs[0] == row]]
+        assert torch.equal(part.points[part.pairs[1][part.pairs[0] == at]], near)

@@ -9,6 +9,7 @@ from undula.errors import UsageError
 from undula.geometry.frames import random_rotation
 from undula.io.structures import load_structure
 from undula.nn.radial_sums import KNOTS
+from undula.surface import first_frame
 from undula.surface.atoms import CHANNELS
 from undula.surface.first_frame import REACH, FirstFrame, LocalConfig
 
@@ -182,3 +183,18 @@ def test_refuses_what_cannot_be_meant():
         LocalConfig(blurs=(1.0, -0.5))
     with pytest.raises(UsageError, match="modes"):
         LocalConfig(modes=-1)
+
+
+def test_a_large_first_frame_is_blurred_in_blocks_to_the_same_numbers(
+    structure, first, monkeypatch
+):
+    near = first.structure.positions + torch.tensor([0.3, 1.1, 1.9]).double()
+    near = near[first.surface.signed_distance(near).abs() < REACH]
+    expected = first.blurs_at(near)
+    monkeypatch.setattr(first_frame, "SLAB", 30_000)
+    large = FirstFrame(structure, CONFIG)
+    for found, one in zip(large.blurs_at(near), expected, strict=True):
+        assert torch.equal(found, one)
+    assert "blurred" not in vars(large)
+    large.forget_blurs()
+    assert torch.equal(large.blurs_at(near)[0], expected[0])

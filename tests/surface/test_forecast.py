@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from undula.errors import InputError, UsageError
+from undula.errors import InputError, MachineError, UsageError
 from undula.geometry.frames import random_rotation
+from undula.surface.estimates import SurfaceSize, SurfaceWork, estimate
 from undula.surface.forecast import MovingSurface, forecast
 from undula.surface.trained import TrainedSurface
 
@@ -128,3 +129,37 @@ def test_a_structure_of_its_own_is_exact_at_first_and_forgotten_later(dataset, t
 def test_deviations_last_longer_where_frames_resemble_their_neighbours(trained, dataset):
     times = dataset.trajectories[0].times_ps
     assert 0 < trained.memory_ps[0] < 40 * times[-1]
+
+
+def test_points_that_are_not_kept_give_the_same_mesh(moving):
+    other = replace(moving, kept_bytes=0, chunk=100, _known={})
+    kept, found = moving.mesh(10.0), other.mesh(10.0)
+    torch.testing.assert_close(found.vertices, kept.vertices)
+    assert torch.equal(found.faces, kept.faces)
+
+
+def test_what_does_not_fit_is_refused_at_once_with_the_spacing_that_does(dataset, trained):
+    size = SurfaceSize.of(dataset.structure, None)
+    fine, coarse = SurfaceWork(spacing=0.1), SurfaceWork(spacing=0.5, kept_bytes=0)
+    assert estimate(size, coarse).memory_bytes < estimate(size, fine).memory_bytes
+    limit = estimate(size, coarse).memory_bytes + 2**20
+    with pytest.raises(MachineError, match=r"allowed; a spacing of 0\.[0-9] Å fits$") as caught:
+        forecast(dataset.structure, [10.0], trained, spacing=0.1, memory_limit=limit)
+    spacing = float(str(caught.value).split()[-3])
+    assert 0.1 < spacing <= 0.5
+    with pytest.raises(MachineError, match="undula alone takes"):
+        forecast(dataset.structure, [10.0], trained, memory_limit="1MiB")
+
+
+def test_memory_that_runs_out_halves_the_parts_once(moving, monkeypatch):
+    asked = []
+
+    def found(self, *_):
+        asked.append((self.chunk, self.kept_bytes))
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(MovingSurface, "_level_set", found)
+    with pytest.raises(MachineError, match="the memory was not enough") as caught:
+        moving.mesh(10.0)
+    assert asked == [(moving.chunk, moving.kept_bytes), (moving.chunk // 2, 0)]
+    assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ from undula.data import bundled
 from undula.errors import UsageError
 from undula.io.structures import load_structure
 from undula.nn.radial import RadialConfig
+from undula.surface import qmpnn
 from undula.surface.clouds import CloudConfig, RouterCloud, collated, router_cloud
 from undula.surface.geoan import GeoANConfig
 from undula.surface.qmpnn import QMPNN, QMPNNConfig
@@ -261,3 +262,14 @@ def test_channels_as_a_list_from_json_equal_a_tuple():
 def test_refuses_what_cannot_be_built(changes, words):
     with pytest.raises(UsageError, match=words):
         QMPNNConfig(**changes)
+
+
+def test_a_large_protein_is_read_part_by_part_to_the_same_code(monkeypatch):
+    cloud = router_cloud(load_structure(bundled.villin()[0]), CloudConfig(neighbours=6))
+    reader = network()
+    with torch.no_grad():
+        whole = reader(cloud)
+        monkeypatch.setattr(qmpnn, "AT_ONCE", 40)
+        parts = reader(cloud)
+    torch.testing.assert_close(parts.code, whole.code)
+    torch.testing.assert_close(parts.irreps, whole.irreps)

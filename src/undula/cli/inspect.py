@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from undula.cli.options import STRICT, parse, parser
@@ -24,6 +25,7 @@ def run(words: Sequence[str]) -> int:
     p.add_argument("--json", action="store_true", help="print JSON")
     options = parse(p, words)
 
+    from undula.cli.expected import estimate_for, told
     from undula.cli.stored import Stored, inspect_stored, is_stored
     from undula.io.inspection import Inspection, inspect
 
@@ -35,8 +37,16 @@ def run(words: Sequence[str]) -> int:
         else:
             found.append(inspect(path, purpose=options.purpose, topology=topology))
     refuse([notice for one in found for notice in one.notices], strict=options.strict)
+    expected = [estimate_for(one) if isinstance(one, Inspection) else {} for one in found]
     if options.json:
-        print(json.dumps([inspection.as_dict() for inspection in found], indent=1))
+        each = [
+            one.as_dict() | {"estimates": {name: asdict(cost) for name, cost in costs.items()}}
+            for one, costs in zip(found, expected, strict=True)
+        ]
+        print(json.dumps(each, indent=1))
     else:
-        print("\n\n".join(str(inspection) for inspection in found))
+        texts = [
+            "\n".join([str(one), *told(costs)]) for one, costs in zip(found, expected, strict=True)
+        ]
+        print("\n\n".join(texts))
     return 0

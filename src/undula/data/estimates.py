@@ -57,6 +57,26 @@ def used_frames(path: Path, stride: int) -> int:
     return -(-open_trajectory(path).frames // stride)
 
 
+def prepare_estimate(
+    structure: Structure, frames: Sequence[int], config: PrepareConfig
+) -> Estimate:
+    """Estimate preparing the surfaces of trajectories of so many frames, from now on."""
+    held = resident_bytes() + LATER_BYTES
+    return Estimate(
+        memory_bytes=int(held + prepare_bytes(structure, max(frames), config)),
+        seconds=prepare_seconds(structure, sum(frames), config),
+    )
+
+
+def record_estimate(structure: Structure, frames: Sequence[int]) -> Estimate:
+    """Estimate recording the atoms of trajectories of so many frames, from now on."""
+    held = resident_bytes() + LATER_BYTES
+    return Estimate(
+        memory_bytes=int(held + frames_bytes(len(structure), max(frames))),
+        seconds=5 + 1e-6 * len(structure) * sum(frames),
+    )
+
+
 def check_prepare(
     structure: Structure,
     trajectories: Sequence[Path],
@@ -78,20 +98,14 @@ def check_prepare(
         InputError: A trajectory cannot serve.
     """
     frames = [used_frames(path, config.stride) for path in trajectories]
-    longest = max(frames)
-    held = resident_bytes() + LATER_BYTES
-    found = Estimate(
-        memory_bytes=int(held + prepare_bytes(structure, longest, config)),
-        seconds=prepare_seconds(structure, sum(frames), config),
-    )
-    limit = memory_limit(asked)
-    path = trajectories[frames.index(longest)]
-    room = limit - held - prepare_bytes(structure, 0, config)
+    found, limit = prepare_estimate(structure, frames, config), memory_limit(asked)
+    longest = trajectories[frames.index(max(frames))]
+    alone = prepare_estimate(structure, [0], config).memory_bytes
     check_fits(
         found,
         limit,
-        f"{path}: preparing {longest} frames",
-        _stride(longest, config.stride, room, len(structure)),
+        f"{longest}: preparing {max(frames)} frames",
+        _stride(max(frames), config.stride, float(limit - alone), len(structure)),
     )
     say(f"estimate: {found}")
 
@@ -117,16 +131,15 @@ def check_record(
         InputError: A trajectory cannot serve.
     """
     frames = [used_frames(path, stride) for path in trajectories]
-    longest = max(frames)
-    held = resident_bytes() + LATER_BYTES
-    found = Estimate(
-        memory_bytes=int(held + frames_bytes(len(structure), longest)),
-        seconds=5 + 1e-6 * len(structure) * sum(frames),
+    found, limit = record_estimate(structure, frames), memory_limit(asked)
+    longest = trajectories[frames.index(max(frames))]
+    alone = record_estimate(structure, [0]).memory_bytes
+    check_fits(
+        found,
+        limit,
+        f"{longest}: recording {max(frames)} frames of {len(structure)} atoms",
+        _stride(max(frames), stride, float(limit - alone), len(structure)),
     )
-    limit = memory_limit(asked)
-    path = trajectories[frames.index(longest)]
-    what = f"{path}: recording {longest} frames of {len(structure)} atoms"
-    check_fits(found, limit, what, _stride(longest, stride, limit - held, len(structure)))
     say(f"estimate: {found}")
 
 

@@ -17,7 +17,7 @@ from undula.data.estimates import check_record
 from undula.data.fluids import load_fluid
 from undula.data.poses import aligned, centred, mean_structure
 from undula.data.prepare import begin, input_hash, is_begun, unique_names
-from undula.data.velocities import examined, load_velocities
+from undula.data.velocities import check_velocities, examined, load_velocities
 from undula.errors import InputError, UsageError
 from undula.geometry.frames import unwrap
 from undula.io.kinds import molecular_system
@@ -238,6 +238,7 @@ class _Reading:
                     f"{extra} does not belong to the {len(positions)} frames used of {path}: "
                     f"it holds velocities of {len(velocities)} and {energies} energies"
                 )
+            check_velocities(extra, system.structure, velocities)
         return RecordedFrames(
             positions=positions,
             frame_ps=frame_ps,

@@ -70,17 +70,33 @@ def load_velocities(
         velocities = (counts[:, structure.file_index] * scale).astype(np.float32)
     if not np.isfinite(velocities).all():
         raise InputError(f"{path}: the velocities are too large")
-    masses = np.array([ELEMENTS[symbol].mass for symbol in structure.elements.tolist()])
-    square = float((masses[:, None] * velocities.astype(np.float64) ** 2).mean())
-    kelvin = square / BOLTZMANN
+    return torch.from_numpy(velocities), (
+        None if potential is None else torch.from_numpy(potential.astype(np.float64))
+    )
+
+
+def check_velocities(
+    path: Path, structure: Structure, velocities: Float[Tensor, "known atoms 3"]
+) -> None:
+    r"""Raise where velocities tell a temperature that no matter has.
+
+    .. math:: k T = \langle m v_x^2 \rangle
+
+    Args:
+        path: Where they come from, for the message.
+        structure: Whose atoms have them.
+        velocities: v, Å/ps.
+
+    Raises:
+        InputError: It is not between `COLDEST` and `HOTTEST`: another unit, or something else.
+    """
+    masses = torch.tensor([ELEMENTS[symbol].mass for symbol in structure.elements.tolist()])
+    kelvin = float((masses[:, None] * velocities.double().square()).mean()) / BOLTZMANN
     if not COLDEST < kelvin < HOTTEST:
         raise InputError(
             f"{path}: these are no velocities, or in another unit: they would be those of "
             f"{kelvin:.3g} K"
         )
-    return torch.from_numpy(velocities), (
-        None if potential is None else torch.from_numpy(potential.astype(np.float64))
-    )
 
 
 def examined(frames: RecordedFrames) -> RecordedFrames:

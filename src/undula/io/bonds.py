@@ -7,6 +7,7 @@ atoms one and two bonds away.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,14 @@ STRAIN_IN_SPREADS = {"bond": 9.0, "angle": 12.0, "plane": 12.0}
 """How far a measure may be from its median over the frames: so many times its spread (1.48 ×
 median of the absolute deviations), but at least and at most so much, in Å for the distances over
 one bond and two (an angle). In our 16 trajectories bonds stay below 6 spreads, angles below 11,
-planes below 11."""
+planes below 11. In few frames the spread is known badly: all of it times 1 + 3 / frames."""
+MOST_TOGETHER = 1.3
+"""The squares of the shares of what is allowed, summed over all measures that a bond is part of:
+atoms that were moved together strain the bond to the others and all angles there. In our
+trajectories of 100 frames it stays below 1.0."""
+OTHER_HAND = -0.5
+"""The triple product at a carbon, where it is positive in the median, below which it was turned
+inside out. The worst of our trajectories, of a steered simulation, is −0.2."""
 
 _COVALENT = frozenset(
     ("H", "D", "B", "C", "N", "O", "F", "SI", "P", "S", "CL", "AS", "SE", "BR", "I")
@@ -126,12 +134,12 @@ def _neighbours(bonds: Int[Tensor, "2 bonds"], atoms: int) -> list[list[int]]:
     return neighbours
 
 
-def planar_centres(
+def three_bonded(
     positions: Float[Tensor, "frames atoms 3"],
     bonds: Int[Tensor, "2 bonds"],
     box: Float[Tensor, "frames 3 3"] | None = None,
-) -> Int[Tensor, "4 planes"]:
-    """List atoms with just three bonds that lie in a plane in most frames, and their neighbours.
+) -> tuple[Int[Tensor, "4 planes"], Int[Tensor, "4 hands"]]:
+    """List atoms with just three bonds: those flat in most frames, and the others.
 
     Args:
         positions: Å.
@@ -139,13 +147,16 @@ def planar_centres(
         box: Of the frames.
 
     Returns:
-        Rows: the atom, then its neighbours.
+        Rows of both: the atom, then its neighbours, of the others in an order in which the triple
+        product of the bonds' directions is positive in most frames.
     """
     around = _neighbours(bonds, positions.shape[1])
     centres = [(atom, *some) for atom, some in enumerate(around) if len(some) == 3]
     found = torch.tensor(centres, dtype=torch.int64).reshape(-1, 4).T.contiguous()
     middle = _triple_product(positions, found, box).nanmedian(dim=1).values
-    return found[:, middle.abs() < _PLANAR]
+    flat = middle.abs() < _PLANAR
+    found[2:, middle < 0] = found[2:, middle < 0].flip(0)
+    return found[:, flat], found[:, ~flat]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,7 +165,8 @@ class BrokenFrames:
 
     Attributes:
         frames: Whether each frame has a geometry that cannot be.
-        kind: Of the worst finding: ``bond``, ``angle`` or ``plane``; empty if there is none.
+        kind: Of the worst finding: ``bond``, ``angle``, ``plane``, ``hand`` (a carbon turned inside
+            out) or ``together`` (many measures at one bond are odd); empty if there is none.
         atoms: Its atoms: two, or the centre and its three neighbours.
         value: Its distance in Å, or the triple product of the directions of three bonds.
         frame: Its frame, from 0.
@@ -175,18 +187,21 @@ def broken_frames(
     positions: Float[Tensor, "frames atoms 3"],
     bonds: Int[Tensor, "2 bonds"],
     box: Float[Tensor, "frames 3 3"] | None = None,
+    carbon: Bool[np.ndarray, " atoms"] | None = None,
 ) -> BrokenFrames:
     """Find frames in which bonds have impossible lengths or atoms stand apart from the rest.
 
     A bond should measure 0.7 to 2.3 Å. With five frames and more, distances over one and two
     bonds, and flat centres of three bonds, should also stay near their medians over all frames
-    (`LEAST_STRAIN` and what follows it). An atom that turns about a bond, such as the last one
-    of a side chain, may do so by more than an ångström unseen.
+    (`LEAST_STRAIN` and what follows it), each for itself and those at one bond together; and a
+    carbon of three known bonds keeps its hand. An atom that turns about a bond, such as the last
+    one of a side chain, may do so by more than an ångström unseen.
 
     Args:
         positions: Å.
         bonds: Of the structure (`covalent_bonds`).
         box: If given, distances are those of the nearest images.
+        carbon: Which atoms are carbon; a nitrogen may turn inside out. By default none is known.
 
     Returns:
         The frames and the worst finding; nothing is broken where there are no bonds.
@@ -194,40 +209,129 @@ def broken_frames(
     frames, atoms = positions.shape[:2]
     lasting = torch.cat([_lasts(positions, some, box) for some in _parts(bonds, frames)])
     sound = bonds[:, lasting]
-    broken = torch.zeros(frames, dtype=torch.bool)
-    worst: tuple[float, str, tuple[int, ...], float, int] = (0.0, "", (), 0.0, 0)
     groups = {"bond": sound, "angle": angle_ends(sound, atoms)}
     if frames >= _FEWEST_FRAMES:
-        groups["plane"] = planar_centres(positions, sound, box)
+        groups["plane"], hands = three_bonded(positions, sound, box)
+        if carbon is not None:
+            groups["hand"] = hands[:, torch.from_numpy(carbon)[hands[0]]]
+        groups["together"] = sound
+    worst = _Worst(torch.zeros(frames, dtype=torch.bool))
     for kind, group in groups.items():
+        if kind == "together":
+            crossing = _crossing(groups, atoms)
+            for some in torch.arange(sound.shape[1]).split(max(1, _BLOCK // max(frames, 1))):
+                excess = _together(positions, groups, crossing, some, box) - MOST_TOGETHER
+                values = _distances(positions, sound[:, some], box)
+                worst.look(kind, sound[:, some], values, excess)
+            continue
         for some in _parts(group, frames):
-            measure = _triple_product if kind == "plane" else _distances
-            values = measure(positions, some, box)
+            values = _values(positions, some, kind, box)
             excess = torch.full_like(values, -torch.inf)
             if kind == "bond":
                 excess = _bond_excess(values)
-            if frames >= _FEWEST_FRAMES:
-                excess = torch.maximum(excess, _strain(values, kind))
-            # A value that is not finite is as broken as can be.
-            excess = torch.nan_to_num(excess, nan=torch.inf)
-            broken |= (excess > 0).any(dim=0)
-            if excess.numel() and float(excess.max()) > worst[0]:
-                row, frame = divmod(int(excess.argmax()), frames)
-                worst = (
-                    float(excess.max()),
-                    kind,
-                    tuple(some[:, row].tolist()),
-                    float(values[row, frame]),
-                    frame,
-                )
+            if kind == "hand":
+                excess = OTHER_HAND - values
+            elif frames >= _FEWEST_FRAMES:
+                deviation, allowed = _strain(values, kind)
+                excess = torch.maximum(excess, deviation - allowed)
+            worst.look(kind, some, values, excess)
     return BrokenFrames(
-        frames=broken,
-        kind=worst[1],
-        atoms=worst[2],
-        value=worst[3],
-        frame=worst[4],
+        frames=worst.frames,
+        kind=worst.kind,
+        atoms=worst.atoms,
+        value=worst.value,
+        frame=worst.frame,
         everywhere=bonds[:, ~lasting],
     )
+
+
+@dataclass(eq=False)
+class _Worst:
+    """What was found so far: broken frames, and the worst finding."""
+
+    frames: Bool[Tensor, " frames"]
+    excess: float = 0.0
+    kind: str = ""
+    atoms: tuple[int, ...] = ()
+    value: float = 0.0
+    frame: int = 0
+
+    def look(
+        self,
+        kind: str,
+        group: Int[Tensor, "_ rows"],
+        values: Float[Tensor, "rows frames"],
+        excess: Float[Tensor, "rows frames"],
+    ) -> None:
+        """Take note of where values exceed what they may be."""
+        # A value that is not finite is as broken as can be.
+        excess = torch.nan_to_num(excess, nan=torch.inf)
+        self.frames |= (excess > 0).any(dim=0)
+        if excess.numel() and float(excess.max()) > self.excess:
+            row, self.frame = divmod(int(excess.argmax()), excess.shape[1])
+            self.excess, self.kind = float(excess.max()), kind
+            self.atoms = tuple(group[:, row].tolist())
+            self.value = float(values[row, self.frame])
+
+
+def _crossing(
+    groups: Mapping[str, Int[Tensor, "_ _"]], atoms: int
+) -> dict[str, Int[np.ndarray, "2 pairs"]]:
+    """List which angles and planes each bond is part of: rows of bonds, ascending, and of them."""
+    bond = {(i, j): row for row, (i, j) in enumerate(groups["bond"].T.tolist())}
+    angle = {(i, j): row for row, (i, j) in enumerate(groups["angle"].T.tolist())}
+    pairs: dict[str, set[tuple[int, int]]] = {"angle": set(), "plane": set()}
+    for centre, some in enumerate(_neighbours(groups["bond"], atoms)):
+        for i in some:
+            row = bond[min(i, centre), max(i, centre)]
+            ends = ((min(i, k), max(i, k)) for k in some if k != i)
+            pairs["angle"] |= {(row, angle[pair]) for pair in ends if pair in angle}
+    for row, (centre, *ends) in enumerate(groups["plane"].T.tolist()):
+        pairs["plane"] |= {(bond[min(i, centre), max(i, centre)], row) for i in ends}
+    return {
+        kind: np.array(sorted(found), dtype=np.int64).reshape(-1, 2).T
+        for kind, found in pairs.items()
+    }
+
+
+def _together(
+    positions: Float[Tensor, "frames atoms 3"],
+    groups: Mapping[str, Int[Tensor, "_ _"]],
+    crossing: Mapping[str, Int[np.ndarray, "2 pairs"]],
+    some: Int[Tensor, " rows"],
+    box: Float[Tensor, "frames 3 3"] | None,
+) -> Float[Tensor, "rows frames"]:
+    """Sum the squared shares of what is allowed over all measures at each of some bonds."""
+    first = int(some[0])
+    total = _share(positions, groups["bond"][:, some], "bond", box).square()
+    for kind, (bonds, rows) in crossing.items():
+        start, end = np.searchsorted(bonds, [first, first + len(some)])
+        for begin in range(start, end, 4 * len(some)):
+            part = slice(begin, min(end, begin + 4 * len(some)))
+            share = _share(positions, groups[kind][:, torch.from_numpy(rows[part])], kind, box)
+            total.index_add_(0, torch.from_numpy(bonds[part] - first), share.square())
+    return total
+
+
+def _share(
+    positions: Float[Tensor, "frames atoms 3"],
+    group: Int[Tensor, "_ rows"],
+    kind: str,
+    box: Float[Tensor, "frames 3 3"] | None,
+) -> Float[Tensor, "rows frames"]:
+    """Return deviations as shares of what is allowed."""
+    deviation, allowed = _strain(_values(positions, group, kind, box), kind)
+    return deviation / allowed
+
+
+def _values(
+    positions: Float[Tensor, "frames atoms 3"],
+    group: Int[Tensor, "_ rows"],
+    kind: str,
+    box: Float[Tensor, "frames 3 3"] | None,
+) -> Float[Tensor, "rows frames"]:
+    measure = _triple_product if kind in ("plane", "hand") else _distances
+    return measure(positions, group, box)
 
 
 def _parts(groups: Int[Tensor, "_ groups"], frames: int) -> tuple[Tensor, ...]:
@@ -249,12 +353,14 @@ def _lasts(
     return (excess > 0).double().mean(dim=1) <= 0.5
 
 
-def _strain(values: Float[Tensor, "rows frames"], kind: str) -> Float[Tensor, "rows frames"]:
-    """Return by how much values deviate more from their medians than they may."""
+def _strain(
+    values: Float[Tensor, "rows frames"], kind: str
+) -> tuple[Float[Tensor, "rows frames"], Float[Tensor, "rows 1"]]:
+    """Return by how much values deviate from their medians, and how much they may."""
     deviation = (values - values.nanmedian(dim=1, keepdim=True).values).abs()
     spread = 1.48 * deviation.nanmedian(dim=1, keepdim=True).values
-    allowed = STRAIN_IN_SPREADS[kind] * spread
-    return deviation - allowed.clamp(LEAST_STRAIN[kind], MOST_STRAIN[kind])
+    allowed = (STRAIN_IN_SPREADS[kind] * spread).clamp(LEAST_STRAIN[kind], MOST_STRAIN[kind])
+    return deviation, allowed * (1 + 3 / values.shape[1])
 
 
 def _displacements(

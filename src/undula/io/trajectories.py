@@ -353,7 +353,7 @@ def _check_bonds(
     numbers: np.ndarray,
 ) -> list[Notice]:
     bonds = covalent_bonds(structure)
-    found = broken_frames(positions, bonds, box)
+    found = broken_frames(positions, bonds, box, np.asarray(structure.elements == "C"))
 
     def named(atom: int) -> str:
         residue = f"{structure.residue_names[atom]} {structure.residue_numbers[atom]}"
@@ -372,6 +372,10 @@ def _check_bonds(
         what = f"{first} and {second} are {found.value:.2f} Å apart"
         if found.kind == "plane":
             what = f"the bonds of {first} are bent out of their plane"
+        elif found.kind == "hand":
+            what = f"the bonds of {first} are turned inside out"
+        elif found.kind == "together":
+            what = f"the atoms around {first} and {second} do not fit together"
         raise InputError(
             f"{path}: frame {numbers[bad[0]] + 1} is damaged ({len(bad)} of {len(numbers)} are): "
             f"in frame {numbers[found.frame] + 1} {what}"

@@ -44,7 +44,7 @@ class MotionSize:
         at_once: Times that are decoded together.
     """
 
-    atoms: float
+    atoms: int
     observed: int
     times: int
     samples: int
@@ -100,7 +100,7 @@ def fitted(size: MotionSize, limit: int, name: str) -> MotionSize:
         if estimate(cut).memory_bytes <= limit:
             return cut
     what = (
-        f"{name}: a forecast of {size.atoms:.0f} atoms at {size.times} times with "
+        f"{name}: a forecast of {size.atoms} atoms at {size.times} times with "
         f"{size.samples} samples"
     )
     check_fits(estimate(cut), limit, what, what_fits(cut, limit))
@@ -109,7 +109,7 @@ def fitted(size: MotionSize, limit: int, name: str) -> MotionSize:
 
 def what_fits(size: MotionSize, limit: int) -> str:
     """Say how many samples, times or observed frames fit, or how many atoms."""
-    room = limit - resident_bytes() - LATER_BYTES
+    room = float(limit - resident_bytes() - LATER_BYTES)
     least = replace(size, at_once=1)
 
     def needed(**changes: int) -> float:

@@ -123,7 +123,7 @@ def blurred_nodes(size: SurfaceSize) -> tuple[float, float]:
     blocked = size.scale * size.extent.shells[1] / BLUR_SPACING**3
     plane = size.scale ** (2 / 3) * size.plane
     halo = 2 * BLUR_REACH
-    return min(blocked, nodes), min(nodes, max(SLAB, plane * (halo + 2 * EDGE)))
+    return min(blocked, nodes), min(nodes, max(float(SLAB), plane * (halo + 2 * EDGE)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class SurfaceWork:
     def meshes(self, vertices: float) -> float:
         """Return how many meshes of so many vertices are held at once at the end."""
         shown = max(min(SHOWN_SAMPLES, SHOWN_VERTICES / max(vertices * self.times, 1)), 1)
-        return self.times * (1 + min(self.samples, shown))
+        return float(self.times * (1 + min(self.samples, shown)))
 
 
 def forecast_bytes(size: SurfaceSize, work: SurfaceWork) -> float:
@@ -227,7 +227,7 @@ def fitted(
 
 def what_fits(size: SurfaceSize, work: SurfaceWork, limit: int) -> str:
     """Say which spacing fits, or else how many times, or how large a structure."""
-    room = limit - resident_bytes() - LATER_BYTES
+    room = float(limit - resident_bytes() - LATER_BYTES)
 
     def spaced(spacing: float) -> float:
         return forecast_bytes(size, replace(work, spacing=spacing, kept_bytes=0))

@@ -281,7 +281,7 @@ class MovingSurface:
         key = (tuple(lattice.origin.tolist()), lattice.spacing, lattice.shape)
         if key not in self._known:
             self._known.clear()
-            needed = known_bytes(self.size, lattice.nodes, lattice.spacing)
+            needed = known_bytes(self.size, float(lattice.nodes), lattice.spacing)
             kept = needed <= self.kept_bytes
             points = LatticePoints(self.posed, lattice)
             self._known[key] = self.posed.known(lattice.points()) if kept else points

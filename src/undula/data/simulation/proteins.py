@@ -113,7 +113,9 @@ def protein(path: Path, config: SimulateConfig, folder: Path) -> Model:
     return Model(
         name=recording_stem(path),
         topology=_topology(described),
-        system=openmm.XmlSerializer.deserialize((folder / "system.xml").read_text(encoding="utf-8")),
+        system=openmm.XmlSerializer.deserialize(
+            (folder / "system.xml").read_text(encoding="utf-8")
+        ),
         start=lambda _: start,
         recorded=np.arange(described["kept"]),
         periodic=False,
