@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test slow check bench docs weights clean
+.PHONY: demo test slow fuzz check bench docs weights reproduce clean
 
 demo: $(VENV)/ready
 	$(BIN)/undula demo -o undula-demo
@@ -22,6 +22,11 @@ test: $(VENV)/ready-test
 slow: $(VENV)/ready-test
 	$(BIN)/python -m pytest -m slow
 
+# Damage files by chance and read them, for so many seconds, other cases each day.
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/ready-test
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --start $$(date +%y%m%d0000)
+
 bench: $(VENV)/ready-bench
 	@for script in $(filter-out benchmarks/measuring.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
@@ -32,6 +37,10 @@ docs: $(VENV)/ready-docs
 weights: $(VENV)/ready
 	rm -rf runs
 	$(BIN)/python tools/train_bundled.py
+
+# Train every row of both studies, atoms until their plateau, and print the tables: days on a CPU.
+reproduce: $(VENV)/ready-test
+	$(BIN)/python tools/reproduce.py
 
 clean:
 	rm -rf build dist site undula-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

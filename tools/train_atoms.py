@@ -22,7 +22,12 @@ ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "src" / "undula" / "data" / "bundled"
 NAMES = {"argon": "argon", "tip3p": "water", "ala2": "alanine"}
 """System of the protocol → name of the bundled model."""
-PATTERNS = {"argon": "argon_*.npz", "tip3p": "tip3p_*.npz", "ala2": "ala2_R?.xtc"}
+PATTERNS = {
+    "argon": "argon_*.npz",
+    "tip3p": "tip3p_*.npz",
+    "tip4p": "tip4pew_*.npz",
+    "ala2": "ala2_R?.xtc",
+}
 LICENCE = ("--licence", "CC0-1.0")
 """Of the shared data."""
 USE = {

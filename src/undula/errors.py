@@ -58,6 +58,17 @@ class Notice:
         return f"{self.place}: {self.message}" if self.place else self.message
 
 
+def printable(text: str) -> str:
+    r"""Return text for a terminal: what is no printable letter is written as ``\x1b`` and the like.
+
+    Names from files, and of files, may hold anything, also what terminals obey.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def one_line(error: Exception) -> str:
     """Return what an error says as one line of at most 200 characters, for a message of ours."""
     text = " ".join(str(error).split()) or type(error).__name__

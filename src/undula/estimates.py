@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -126,10 +127,11 @@ def check_fits(estimate: Estimate, limit: int, work: str, instead: str) -> None:
 
 
 def first_that_fits(
-    sizes: Iterable[Size], needed: Callable[[Size], float], limit: float
+    sizes: Sequence[Size], needed: Callable[[Size], float], limit: float
 ) -> Size | None:
-    """Return the first of some sizes, the best first, that needs no more than the limit."""
-    return next((size for size in sizes if needed(size) <= limit), None)
+    """Return the first of some sizes that needs no more than the limit; each needs less in turn."""
+    first = bisect_left(sizes, True, key=lambda size: needed(size) <= limit)
+    return sizes[first] if first < len(sizes) else None
 
 
 def ran_out(error: BaseException) -> bool:

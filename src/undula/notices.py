@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from undula import atomic
-from undula.errors import InputError, Notice
+from undula.errors import InputError, Notice, printable
 
 REPORT = "report.json"
 
@@ -59,7 +59,7 @@ def refuse(notices: Iterable[Notice], *, strict: bool) -> None:
 def tell(notices: Iterable[Notice]) -> None:
     """Print each notice on one line of stderr."""
     for notice in merged(notices):
-        print(f"notice: {notice}", file=sys.stderr)
+        print(f"notice: {printable(str(notice))}", file=sys.stderr)
 
 
 def from_json(described: Iterable[Any]) -> list[Notice]:

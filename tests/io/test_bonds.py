@@ -110,3 +110,8 @@ def test_contacts_that_are_nowhere_bonds_are_listed_and_not_counted(moving):
     found = broken_frames(positions, torch.cat([bonds, contact], dim=1))
     assert not found.frames.any()
     assert found.everywhere.tolist() == contact.tolist()
+
+
+def test_nothing_is_broken_where_there_are_no_bonds():
+    still = torch.rand(8, 4, 3)
+    assert not broken_frames(still, torch.zeros(2, 0, dtype=torch.int64)).frames.any()

@@ -207,7 +207,9 @@ class EveryVerb:
 
 
 @pytest.fixture(scope="session")
-def every_verb(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> EveryVerb:
+def every_verb(
+    workplace: Workplace, children: Children, tmp_path_factory: pytest.TempPathFactory
+) -> EveryVerb:
     """Run every command but a fetch on the inputs of the workplace, its outputs elsewhere."""
     place, given = tmp_path_factory.mktemp("every-verb"), workplace.folder
 
@@ -241,15 +243,15 @@ def every_verb(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -
         commands.append(words("simulate", *simulated, "--platform", "CPU", out="simulated"))
     if importlib.util.find_spec("optuna"):
         (given / "space.yaml").write_text(SPACE)
-        (given / "second.pdb").write_bytes((given / "peptide.pdb").read_bytes())
-        both = _paths(given, "peptide.pdb", "second.pdb")
-        assert main(["prepare", "static", *both, "-o", str(given / "sets"), "--frames", "3"]) == 0
-        sets = ["sets/peptide", "sets/second"]
-        commands.append(
-            words(
-                "sweep", "space.yaml", "--data", *sets, "--trials", "1", "--steps", "1", out="sweep"
-            )
-        )
+        names = ("one", "two", "three")
+        for name in names:
+            (given / f"{name}.pdb").write_bytes((given / "peptide.pdb").read_bytes())
+        three = _paths(given, *(f"{name}.pdb" for name in names))
+        made = ["prepare", "static", *three, "-o", str(given / "sets"), "--frames", "3"]
+        assert children.run(made).code == 0
+        sets = [f"sets/{name}" for name in names]
+        few = ["--validation", "three", "--trials", "1", "--steps", "1"]
+        commands.append(words("sweep", "space.yaml", "--data", *sets, *few, out="sweep"))
     before = states(given)
     ended = watched(commands, place)
     return EveryVerb(ended, commands, before, states(given))

@@ -49,4 +49,4 @@ def test_mistakes_get_one_sentence(peptide, tmp_path, capsys):
         assert main(["prepare", "atoms", *words, *out]) == code
         said = capsys.readouterr().err
         assert sentence in said
-        assert said.count("\n") == 1
+        assert said.count("undula: ") == 1

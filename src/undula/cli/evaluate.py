@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from undula.cli.options import STRICT, flush_denormals, parse, parser, seed
+from undula.cli.options import (
+    MEMORY_LIMIT,
+    STRICT,
+    flush_denormals,
+    parse,
+    parser,
+    seed,
+    tell_estimate,
+)
 from undula.errors import Notice, UsageError
+from undula.estimates import asked_bytes, memory_limit
 from undula.notices import merged, refuse, tell, write_report
 
 if TYPE_CHECKING:
@@ -64,20 +73,28 @@ def _run_result(words: Sequence[str]) -> int:
     p.add_argument("--samples", type=int, default=20_000, help="per mesh, for the distances")
     p.add_argument("--spacing", type=float, default=1.0, help="of the lattice for IoU, Å")
     p.add_argument("--seed", type=seed, default=0, help="of the samples")
+    p.add_argument("--memory-limit", **MEMORY_LIMIT)
     p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parse(p, words)
+    asked_bytes(options.memory_limit)
 
     from undula.motion.forecast import holds_atoms
 
     if holds_atoms(Path(options.result)):
         return _run_atoms(options)
     from undula.surface.evaluation import EvaluationConfig, evaluate
+    from undula.surface.estimates import fitted
     from undula.surface.forecast import MovingSurface
     from undula.viz.export import write_evaluation
 
     flush_denormals()
     moving = MovingSurface.load(Path(options.result))
+    limit = memory_limit(asked_bytes(options.memory_limit))
+    asked = replace(moving.work, spacing=options.spacing, times=1)
+    work, expected = fitted(moving.size, asked, limit, moving.structure.name)
+    tell_estimate(expected)
+    moving = replace(moving, kept_bytes=work.kept_bytes)
     truth = _truth(options, moving.structure)
     config = EvaluationConfig(samples=options.samples, spacing=options.spacing, seed=options.seed)
     evaluation = evaluate(moving, truth, config)
@@ -105,9 +122,13 @@ def _run_atoms(options: Namespace) -> int:
 
 def _truth(options: Namespace, structure: Structure) -> Trajectory:
     """Read the truth, of the forecast's atoms unless a topology names others."""
-    from undula.io.trajectories import check_moves, load_trajectory
+    from undula.data.observed import check_frames
+    from undula.io.trajectories import check_moves, load_trajectory, open_trajectory
 
-    truth = load_trajectory(options.topology or structure, Path(options.truth))
+    path = Path(options.truth)
+    frames = open_trajectory(path).frames
+    check_frames(structure, path, frames, asked_bytes(options.memory_limit))
+    truth = load_trajectory(options.topology or structure, path)
     check_moves(Path(options.truth), truth.positions)
     refuse(_of(options, truth, ()), strict=options.strict)
     return truth

@@ -30,6 +30,7 @@ FORMATS = ("html", "ply")
 ATOM_FORMATS = ("html", "xtc", "pdb")
 SAMPLES = 32
 """Drawn by default where the model can: enough for a 90 % interval, and cheap."""
+LARGEST_SAMPLES = 1_000_000
 ATOM_SAMPLES = 8
 """Whole futures drawn by default: each is a file."""
 _OF_SURFACES: dict[str, Any] = {"spacing": 1.0, "level": 0.0}
@@ -52,6 +53,8 @@ def run(words: Sequence[str]) -> int:
     times_ps = units.times(options.time)
     if options.samples == 1:
         raise UsageError("one sample has no spread; draw at least 2, or 0 for the mean alone")
+    if options.samples is not None and not 0 <= options.samples <= LARGEST_SAMPLES:
+        raise UsageError(f"samples should be from 0 to {LARGEST_SAMPLES:,}, not {options.samples}")
     flush_denormals()
     with claimed(Path(options.out)):
         if atoms:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from undula.cli.options import STRICT, parse, parser
+from undula.errors import printable
 from undula.notices import refuse
 
 
@@ -48,5 +49,5 @@ def run(words: Sequence[str]) -> int:
         texts = [
             "\n".join([str(one), *told(costs)]) for one, costs in zip(found, expected, strict=True)
         ]
-        print("\n\n".join(texts))
+        print("\n".join(printable(line) for line in "\n\n".join(texts).split("\n")))
     return 0

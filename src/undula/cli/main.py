@@ -15,7 +15,7 @@ from pathlib import Path
 import undula
 from undula.cli.stopping import Stopped, stoppable
 from undula.cli.streams import settle_streams, silence_stdout
-from undula.errors import MachineError, UndulaError, UsageError
+from undula.errors import MachineError, UndulaError, UsageError, printable
 
 VERBS = {
     "demo": "bundled protein and weights -> undula-demo/index.html, no network",
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UndulaError as error:
-        print(f"undula: {error}", file=sys.stderr)
+        print(f"undula: {printable(str(error))}", file=sys.stderr)
         if error.exit_code in (130, 143):
             print(_again(words), file=sys.stderr)
         return error.exit_code

@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from undula.cli.options import flush_denormals, parse, parser
-from undula.errors import Notice, UsageError
+from undula.errors import Notice, UsageError, printable
 
 
 def run(words: Sequence[str]) -> int:
@@ -103,5 +103,5 @@ def _atoms(options: Namespace) -> Path:
         notices = (*notices, *left_out)
         write_atoms_page(path, page)
     for notice in notices:
-        print(f"notice: {notice}", file=sys.stderr)
+        print(f"notice: {printable(str(notice))}", file=sys.stderr)
     return path

@@ -274,7 +274,7 @@ def _settings(path: Path) -> Stored:
         )
     given = [] if "data" in values else ["--data", '["-"]']
     given += [] if "out" in values else ["--out", "-"]
-    config, _ = read_training([str(path), *given])
+    config, *_ = read_training([str(path), *given])
     return Stored(
         path=path,
         kind="training configuration",

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from undula.cli.configured import read_yaml
-from undula.cli.options import STRICT, made, parse, parser
+from undula.cli.options import MEMORY_LIMIT, STRICT, made, parse, parser, tell_estimate
+from undula.estimates import asked_bytes
 from undula.notices import refuse
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 def run(words: Sequence[str]) -> int:
     """Train a model from a YAML file and flags; a run that was stopped goes on."""
-    config, strict = read_training(words)
+    config, strict, limit = read_training(words)
 
     if config.of_atoms is not None:
-        return _train_atoms(config, *config.of_atoms, strict=strict)
+        return _train_atoms(config, *config.of_atoms, strict=strict, limit=limit)
     from undula.io.datasets import open_dataset
     from undula.learn.progress import progress_on
+    from undula.surface.estimates import SurfaceSize, check_training
     from undula.surface.training import train, train_mixture
 
     datasets = [open_dataset(Path(folder), verify=True) for folder in config.data]
@@ -32,6 +34,11 @@ def run(words: Sequence[str]) -> int:
     out = Path(config.out)
     if config.mixture is not None:
         asked = config.mixture
+        firsts = [
+            one.structure for one in datasets for each in one.trajectories if not each.holdout
+        ]
+        sizes = [SurfaceSize.of(structure, asked.model.local) for structure in firsts]
+        tell_estimate(check_training(sizes, asked.batch, config.fit.steps, limit))
         provenance = train_mixture(
             datasets,
             out,
@@ -51,14 +58,14 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def read_training(words: Sequence[str]) -> tuple[TrainConfig, bool]:
+def read_training(words: Sequence[str]) -> tuple[TrainConfig, bool, int | None]:
     """Resolve a preset, a YAML file and flags, in that order.
 
     Args:
         words: As after ``undula train``.
 
     Returns:
-        The configuration, and whether ``--strict`` is asked for.
+        The configuration, whether ``--strict`` is asked for, and the memory limit, bytes.
 
     Raises:
         UsageError: A key or value that cannot be meant.
@@ -69,6 +76,7 @@ def read_training(words: Sequence[str]) -> tuple[TrainConfig, bool]:
     p = parser("train", "Train a model; resumes by itself. Flags win over the YAML file.")
     p.add_argument("--config", action="config", help="YAML file; may also be the first word")
     p.add_argument("--strict", **STRICT)
+    p.add_argument("--memory-limit", **MEMORY_LIMIT)
     p.add_class_arguments(TrainConfig, as_group=False)
     words = list(words)
     if words and not words[0].startswith("-"):
@@ -76,18 +84,33 @@ def read_training(words: Sequence[str]) -> tuple[TrainConfig, bool]:
     preset = preset_file(_preset(words))
     options = parse(p, ["--config", str(preset), *words])
     options.pop("config")
-    strict = options.pop("strict")
-    return made(TrainConfig, p, options), strict
+    strict, limit = options.pop("strict"), asked_bytes(options.pop("memory_limit"))
+    return made(TrainConfig, p, options), strict, limit
 
 
-def _train_atoms(config: TrainConfig, kind: Kind, settings: Any, *, strict: bool) -> int:
+def _train_atoms(
+    config: TrainConfig, kind: Kind, settings: Any, *, strict: bool, limit: int | None
+) -> int:
     """Train a model of moving atoms."""
     from undula.io.recordings import open_recordings
     from undula.learn.progress import progress_on
+    from undula.motion.estimates import check_training
 
     recordings = open_recordings(Path(config.data[0]))
     recordings.verify()
     refuse(recordings.notices, strict=strict)
+    if config.motion is not None:
+        names = settings.recordings or recordings.recordings
+        tell_estimate(
+            check_training(
+                len(recordings.system),
+                len(names),
+                settings.model,
+                settings.batch,
+                config.fit.steps,
+                limit,
+            )
+        )
     provenance = kind.trained(
         recordings,
         Path(config.out),

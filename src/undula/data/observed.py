@@ -129,7 +129,7 @@ def check_frames(
     needed = Estimate(memory_bytes=held + frames * each, seconds=2e-8 * frames * each)
     fit = max((limit - held) // each, 0)
     estimates.check_fits(
-        needed, limit, f"{path}: reading {frames} frames", f"{fit} frames fit: observe fewer"
+        needed, limit, f"{path}: reading {frames} frames", f"{fit} frames fit: take fewer"
     )
 
 

@@ -40,6 +40,8 @@ def load_array(path: Path) -> np.ndarray:
         raise InputError(f"{path} is damaged: {one_line(error)}") from error
     if not isinstance(stored, np.memmap):
         raise InputError(f"{path} is no array, but an archive of some")
+    if stored.offset + stored.nbytes != path.stat().st_size:
+        raise InputError(f"{path} is damaged: it is longer than its header promises")
     return stored.view(np.ndarray)
 
 

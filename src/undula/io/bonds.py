@@ -214,7 +214,8 @@ def broken_frames(
         groups["plane"], hands = three_bonded(positions, sound, box)
         if carbon is not None:
             groups["hand"] = hands[:, torch.from_numpy(carbon)[hands[0]]]
-        groups["together"] = sound
+        if sound.shape[1]:
+            groups["together"] = sound
     worst = _Worst(torch.zeros(frames, dtype=torch.bool))
     for kind, group in groups.items():
         if kind == "together":

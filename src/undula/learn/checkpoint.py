@@ -359,8 +359,8 @@ def restore_optimizer(
         state.setdefault(index[name], {})[quantity] = value
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     quantities = {frozenset(one) for one in state.values()}
-    if len(quantities) > 1 or (state and len(state) != len(parameters)):
-        raise InputError("the optimiser's state lacks parameters or quantities")
+    if len(quantities) > 1:  # a parameter that has had no gradient yet has no state at all
+        raise InputError("the optimiser's state lacks quantities of some parameters")
     for position, one in state.items():
         for quantity, value in one.items():
             if value.ndim and value.shape != parameters[position].shape:

@@ -14,9 +14,12 @@ from undula.estimates import (
     Estimate,
     check_fits,
     first_that_fits,
+    memory_limit,
     resident_bytes,
     shown_memory,
 )
+from undula.motion.drawing import WindowConfig
+from undula.motion.model import MotionModelConfig
 
 PER_OBSERVED = 60
 """Bytes for each atom of each observed frame."""
@@ -134,3 +137,75 @@ def what_fits(size: MotionSize, limit: int) -> str:
     if atoms < 1:
         return f"nothing fits, undula alone takes {shown_memory(alone)}"
     return f"about {float(f'{atoms:.2g}'):,.0f} atoms fit"
+
+
+TRAINING_BYTES = 40_000_000
+"""Of optimiser and loop."""
+PER_FITTED_PLACE = 20
+"""Bytes for each place of an atom in the windows on which the linear forecast is fitted."""
+PER_TRAINED_PAIR = 12
+"""Bytes for each feature of each pair in each graph of a step, for the way back."""
+
+
+def training_estimate(
+    atoms: int, recordings: int, model: MotionModelConfig, batch: WindowConfig, steps: int
+) -> Estimate:
+    """Estimate the training of DoMiNO, from now on; right to a factor of about two.
+
+    Args:
+        atoms: Of the system.
+        recordings: How many are trained on.
+        model: Sizes.
+        batch: What a step sees.
+        steps: How many.
+    """
+    encoder, levels = model.encoder, model.levels
+    graphs = len(encoder.ages(batch.observed))
+    graphs += 4 * levels.solver.steps * len(levels.strides) * max(batch.segments, 1)
+    pairs = batch.windows * atoms * encoder.neighbours * encoder.features * graphs
+    fitted_places = recordings * batch.fitted_windows * batch.observed * atoms
+    added = TRAINING_BYTES + PER_FITTED_PLACE * fitted_places + PER_TRAINED_PAIR * pairs
+    return Estimate(
+        memory_bytes=int(resident_bytes() + LATER_BYTES + added),
+        seconds=10 + 1e-6 * fitted_places + 2e-8 * pairs * steps,
+    )
+
+
+def check_training(
+    atoms: int,
+    recordings: int,
+    model: MotionModelConfig,
+    batch: WindowConfig,
+    steps: int,
+    asked: int | None,
+) -> Estimate:
+    """Estimate a training, or refuse it before it begins.
+
+    Args:
+        atoms: Of the system.
+        recordings: How many are trained on.
+        model: Sizes.
+        batch: What a step sees.
+        steps: How many.
+        asked: The memory limit, bytes; by default what there is.
+
+    Raises:
+        MachineError: It does not fit; says how many windows in a step do, or segments.
+    """
+    limit = memory_limit(asked)
+    found = training_estimate(atoms, recordings, model, batch, steps)
+
+    def needed(cut: WindowConfig) -> float:
+        return float(training_estimate(atoms, recordings, model, cut, steps).memory_bytes)
+
+    if found.memory_bytes > limit:
+        smaller = [replace(batch, windows=n) for n in range(batch.windows - 1, 0, -1)]
+        smaller += [
+            replace(batch, windows=1, segments=n) for n in range(batch.segments - 1, -1, -1)
+        ]
+        fit = first_that_fits(smaller, needed, float(limit))
+        instead = "train on a smaller system"
+        if fit is not None:
+            instead = f"batch.windows={fit.windows} with batch.segments={fit.segments} fits"
+        check_fits(found, limit, f"a training on {atoms} atoms", instead)
+    return found

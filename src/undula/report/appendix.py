@@ -10,6 +10,7 @@ from typing import Any
 
 from undula.errors import UsageError
 from undula.report.latex import latex_table
+from undula.report.markdown import markdown_table, markdown_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,9 @@ class Appendix:
 
     def markdown(self) -> str:
         """Return the table as Markdown with its sentences below."""
-        lines = ["| " + " | ".join(line) + " |" for line in [self.headings, *self.rows]]
-        rule = "|" + " --- |" * len(self.headings)
-        body = [lines[0], rule, *lines[1:]]
-        return "\n".join([f"**{self.title}**", "", *body, "", *self.sentences, ""])
+        body = markdown_table([self.headings, *self.rows])
+        below = map(markdown_text, self.sentences)
+        return "\n".join([f"**{markdown_text(self.title)}**", "", body, "", *below, ""])
 
     def latex(self) -> str:
         """Return the table as LaTeX with its sentences below."""

@@ -13,6 +13,7 @@ import torch
 
 from undula.errors import UsageError
 from undula.report.latex import latex_table
+from undula.report.markdown import markdown_table, markdown_text
 from undula.report.table import Metric
 
 Kind = Literal["model", "trivial", "oracle"]
@@ -211,11 +212,11 @@ class SystemsTable:
 
     def markdown(self) -> str:
         """Return the summary, then every metric by protein, then verdicts and notes."""
-        blocks = [f"**{self.title}**", "", _markdown(self.cells())]
+        blocks = [f"**{markdown_text(self.title)}**", "", markdown_table(self.cells())]
         for metric in self.metrics:
-            blocks += ["", f"{_heading(metric)}, by protein", ""]
-            blocks.append(_markdown(self.system_cells(metric)))
-        below = [f"- {line}" for line in (*self.verdicts(), *self.notes)]
+            blocks += ["", f"{markdown_text(_heading(metric))}, by protein", ""]
+            blocks.append(markdown_table(self.system_cells(metric)))
+        below = [f"- {markdown_text(line)}" for line in (*self.verdicts(), *self.notes)]
         return "\n".join([*blocks, "", *below, ""])
 
     def terminal(self, columns: int = 5) -> str:
@@ -316,11 +317,6 @@ def aligned_text(lines: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in ruled
     )
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    headings, *rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([headings, "|" + " --- |" * len(lines[0]), *rows])
 
 
 def _heading(metric: Metric) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from undula.errors import UsageError
 from undula.report.appendix import Appendix
 from undula.report.latex import latex_table
+from undula.report.markdown import markdown_table, markdown_text
 
 Kind = Literal["model", "trivial", "oracle"]
 
@@ -160,19 +161,14 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table as Markdown, with its verdicts below."""
-        headings, *rows = ["| " + " | ".join(line) + " |" for line in self.cells()]
-        rule = "|" + " --- |" * (len(self.metrics) + 2)
         below = [small.markdown() for small in self.appendices]
         return "\n".join(
             [
-                f"**{self.title}**",
+                f"**{markdown_text(self.title)}**",
                 "",
-                headings,
-                rule,
-                *rows,
+                markdown_table(self.cells()),
                 "",
-                *self.verdicts(),
-                *self.notes,
+                *map(markdown_text, (*self.verdicts(), *self.notes)),
                 "",
                 *below,
             ]

@@ -6,8 +6,10 @@ prints them); what is kept and what is passing is told apart as the code does it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +20,7 @@ from undula.estimates import (
     Estimate,
     check_fits,
     first_that_fits,
+    memory_limit,
     resident_bytes,
     shown_memory,
 )
@@ -27,6 +30,9 @@ from undula.geometry.extent import Extent, extent, nodes_around, own_extent
 from undula.surface.clouds import AT_ONCE
 from undula.surface.first_frame import BLUR_SPACING, REACH, SLAB, LocalConfig
 from undula.types import Structure
+
+if TYPE_CHECKING:
+    from undula.surface.mixture_task import MixtureBatchConfig
 
 MARGIN = 6.0
 """Space between the first frame's atoms and the lattice of extraction, Å; doubled if too small."""
@@ -238,20 +244,86 @@ def what_fits(size: SurfaceSize, work: SurfaceWork, limit: int) -> str:
         return f"a spacing of {spacing:g} Å fits"
 
     def scaled(scale: float, bare: SurfaceWork) -> float:
-        return forecast_bytes(replace(size, scale=scale), bare)
+        return forecast_bytes(replace(size, scale=scale * size.scale), bare)
 
-    fewer = replace(work, spacing=WIDEST_SPACING, kept_bytes=0, times=1, samples=0)
-    if scaled(1.0, fewer) <= room:
-        return (
-            f"one time without samples at a spacing of {WIDEST_SPACING:g} Å fits, in several runs"
-        )
+    fewer = replace(work, kept_bytes=0, times=1, samples=0)
+    alone = first_that_fits(
+        [work.spacing, *wider], lambda spacing: scaled(1.0, replace(fewer, spacing=spacing)), room
+    )
+    if alone is not None:
+        return f"one time without samples at a spacing of {alone:g} Å fits, in several runs"
     bare = replace(fewer, spacing=max(work.spacing, 1.0))
     scale = first_that_fits([0.9**k for k in range(1, 100)], partial(scaled, bare=bare), room)
     if scale is None:
         needed = resident_bytes() + LATER_BYTES + scaled(0.0, bare)
         return f"no structure fits, undula alone takes {shown_memory(needed)}"
-    atoms = float(f"{scale * size.extent.atoms:.1g}")
+    atoms = float(f"{scale * size.scale * size.extent.atoms:.1g}")
     return (
         f"no spacing fits, about {atoms:,.0f} atoms at {bare.spacing:g} Å do: choose chains "
         "with --chain"
     )
+
+
+TRAINING_BYTES = 80_000_000
+"""Of optimiser, loop and what a training loads, beside its data."""
+PER_TRAINED_POINT = 40_000
+"""Bytes for each point of the routers' clouds of a step, for the way back."""
+PER_TRAINED_ROW = 5_000
+"""Bytes for each point at which experts are asked in a step."""
+PER_KEPT_POINT, PER_KEPT_ATOM, PER_KEPT_PROTEIN = 1_000, 2_000, 1_500_000
+"""Bytes that stay for each training protein: of its cloud, surface and fixed points."""
+
+
+def training_estimate(
+    sizes: Sequence[SurfaceSize], batch: MixtureBatchConfig, steps: int
+) -> Estimate:
+    """Estimate the training of a model for any protein, from now on.
+
+    Args:
+        sizes: Of the first frames of all training trajectories.
+        batch: What a step sees.
+        steps: How many.
+    """
+    clouds = sorted((size.extent.area / 4 for size in sizes), reverse=True)
+    met = sum(clouds[: batch.proteins])
+    rows = batch.proteins * batch.frames * batch.points
+    kept = sum(
+        PER_KEPT_POINT * size.extent.area / 4 + PER_KEPT_ATOM * size.extent.atoms for size in sizes
+    )
+    blurred = max((blurred_nodes(size)[0] for size in sizes), default=0.0)
+    step = PER_TRAINED_POINT * met + PER_TRAINED_ROW * rows
+    added = TRAINING_BYTES + kept + PER_KEPT_PROTEIN * len(sizes)
+    added += max((PER_BLURRED + PER_SLAB) * blurred, step)
+    mean = batch.proteins * sum(clouds) / max(len(clouds), 1)
+    return Estimate(
+        memory_bytes=int(resident_bytes() + LATER_BYTES + added),
+        seconds=10 + 3e-4 * sum(clouds) + steps * (1.2e-4 * mean + 1.5e-5 * rows),
+    )
+
+
+def check_training(
+    sizes: Sequence[SurfaceSize], batch: MixtureBatchConfig, steps: int, asked: int | None
+) -> Estimate:
+    """Estimate a training, or refuse it before it begins.
+
+    Args:
+        sizes: Of the first frames of all training trajectories.
+        batch: What a step sees.
+        steps: How many.
+        asked: The memory limit, bytes; by default what there is.
+
+    Raises:
+        MachineError: It does not fit; says how many proteins in a step do.
+    """
+    limit = memory_limit(asked)
+    found = training_estimate(sizes, batch, steps)
+
+    def needed(proteins: int) -> float:
+        fewer = replace(batch, proteins=proteins)
+        return float(training_estimate(sizes, fewer, steps).memory_bytes)
+
+    if found.memory_bytes > limit:
+        fit = first_that_fits(range(batch.proteins - 1, 0, -1), needed, float(limit))
+        instead = f"batch.proteins={fit} fits" if fit else "train on fewer or smaller proteins"
+        check_fits(found, limit, f"a training with {batch.proteins} proteins in a step", instead)
+    return found
