@@ -12,6 +12,7 @@ from undula.data.recorded import (
     record,
 )
 from undula.errors import InputError, UsageError
+from undula.io import recordings, scratch, trajectories
 from undula.io.recordings import open_recordings
 from undula.io.trajectories import load_trajectory
 
@@ -139,7 +140,7 @@ def test_the_reference_does_not_look_at_recordings_that_are_not_named(peptide, t
     assert torch.equal(one.reference, both.reference)
 
 
-def test_waters_are_made_whole_and_followed_through_the_walls(tmp_path):
+def test_waters_are_made_whole_and_followed_through_the_walls(tmp_path, request):
     edge, speed = 12.0, 0.7
     whole = np.array([[0.0, 0.0, 0.0], [0.957, 0.0, 0.0], [-0.24, 0.927, 0.0]])
     path = whole + np.arange(40)[:, None, None] * np.array([speed, 0.3, -0.5])
@@ -165,6 +166,53 @@ def test_waters_are_made_whole_and_followed_through_the_walls(tmp_path):
     np.testing.assert_allclose(recording.positions - oxygen, path - path[:, :1], atol=0.03)
     assert recording.boxes.shape == (3, 3)
     assert found.system.kinds.tolist() == ["O(HH)", "H(O(H))", "H(O(H))"]
+    request.getfixturevalue("through_disk")
+    record([tmp_path / "w.xtc"], tmp_path / "disk", RecordConfig(), topology=tmp_path / "w.pdb")
+    assert contents(tmp_path / "disk") == contents(tmp_path / "out")
+
+
+@pytest.fixture
+def through_disk(monkeypatch):
+    """Let a few frames be read and worked on at once, and count the files on disk."""
+    made = []
+    empty = scratch.Scratch.empty
+
+    def counted(self, *shape, dtype=torch.float32):
+        found = empty(self, *shape, dtype=dtype)
+        made.append(len(self._maps))
+        return found
+
+    for module in (scratch, trajectories, recordings):
+        monkeypatch.setattr(module, "READ_BYTES", 3000)
+    monkeypatch.setattr(scratch, "WORK_BYTES", 1000)
+    monkeypatch.setattr(scratch.Scratch, "empty", counted)
+    return made
+
+
+@pytest.mark.parametrize("com", ["keep", "remove"])
+def test_many_frames_go_through_the_disk_to_the_same_bytes(
+    com, peptide, peptide_velocities, tmp_path, request
+):
+    topology, run, _ = peptide
+    velocities, config = [peptide_velocities[0]], RecordConfig(com=com)
+    held = record([run], tmp_path / "held", config, topology=topology, velocities=velocities)
+    made = request.getfixturevalue("through_disk")
+    record([run], tmp_path / "disk", config, topology=topology, velocities=velocities)
+    assert max(made) >= 1
+    assert contents(tmp_path / "disk") == contents(tmp_path / "held")
+    assert held.recordings[0].differences is not None
+
+
+def test_many_frames_are_aligned_through_the_disk(peptide, tmp_path, request):
+    topology, *runs = peptide
+    config = RecordConfig(align="mean")
+    held = record(runs, tmp_path / "held", config, topology=topology)
+    made = request.getfixturevalue("through_disk")
+    disk = record(runs, tmp_path / "disk", config, topology=topology)
+    assert max(made) >= 1
+    torch.testing.assert_close(disk.reference, held.reference, rtol=0, atol=1e-9)
+    for one, other in zip(disk.recordings, held.recordings, strict=True):
+        np.testing.assert_allclose(one.positions, other.positions, rtol=0, atol=1e-5)
 
 
 def test_uneven_frames_are_refused_with_the_first_odd_one(peptide, tmp_path):

@@ -22,7 +22,7 @@ from tests.fuzz.readers import READERS
 
 from undula.io import xtc
 
-MOST_FAULTS = 20
+MOST_FAULTS = 5
 
 
 def fuzz(name: str, folder: Path, *, start: int, seconds: float, only: bool = False) -> int:

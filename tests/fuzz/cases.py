@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from tests.fuzz.mutations import chance_of
-from tests.fuzz.readers import READERS, numbers_in
+from tests.fuzz.readers import READERS, TurnedError, numbers_in
 
 from undula.errors import InputError, UsageError
 from undula.io import trajectory_child
@@ -44,7 +44,9 @@ def outcome(name: str, case: int, whole: Path, place: Path) -> tuple[str, str]:
         place: A folder to work in, which is emptied.
 
     Returns:
-        ``read``, ``refused`` or ``fault``, and what was said or what is wrong.
+        ``read``, ``refused`` or ``fault``, and what was said or what is wrong; or ``turned``: a
+        trajectory was read in which atoms turned about a bond by 1 Å or more, which no check of
+        bonds can see.
     """
     reader, chance = READERS[name], chance_of(name, case)
     shutil.rmtree(place, ignore_errors=True)
@@ -69,7 +71,9 @@ def outcome(name: str, case: int, whole: Path, place: Path) -> tuple[str, str]:
         if isinstance(error, InputError) and str(place) not in said:
             return "fault", f"names no file: {said[:300]}"
         told = "refused", said
-    except (Exception, TooLong):
+    except TurnedError as error:
+        told = "turned", str(error)
+    except (Exception, TooLong):  # noqa: BLE001 — whatever else it is, it is a fault
         return "fault", "".join(traceback.format_exc()[-1500:])
     if _state(folder) != before:
         return "fault", "the input has changed"

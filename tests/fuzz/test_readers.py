@@ -40,6 +40,8 @@ def test_what_is_damaged_is_refused_in_one_sentence_or_read_into_finite_numbers(
     for one in told:
         print(one)
         assert one["outcomes"].get("refused", 0) > 0
+        # Fewer than one in a thousand damaged files (`tests.fuzz.cases.outcome`): none of these.
+        assert one["reader"] != "xtc" or "turned" not in one["outcomes"]
     assert len(told) == len(GROUPS[group])
 
 

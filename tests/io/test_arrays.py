@@ -13,7 +13,9 @@ from undula.io.arrays import load_archive, load_array
 @pytest.fixture
 def archive(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez_compressed(path, one=np.arange(6).reshape(2, 3), two=np.float64(0.5), none=np.zeros((0, 3)))
+    np.savez_compressed(
+        path, one=np.arange(6).reshape(2, 3), two=np.float64(0.5), none=np.zeros((0, 3))
+    )
     return path
 
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.io.alanines import pdb_line, peptide_lines, residue_lines
@@ -115,3 +116,42 @@ def test_contacts_that_are_nowhere_bonds_are_listed_and_not_counted(moving):
 def test_nothing_is_broken_where_there_are_no_bonds():
     still = torch.rand(8, 4, 3)
     assert not broken_frames(still, torch.zeros(2, 0, dtype=torch.int64)).frames.any()
+
+
+def test_notices_a_carbon_that_is_turned_inside_out(moving):
+    """A mirror image about the plane of two bonds keeps every distance over one bond and two."""
+    positions, bonds = moving
+    n, alpha, carbon, beta = (positions[7, 5 + k] for k in (0, 1, 2, 4))
+    normal = torch.linalg.cross(n - alpha, carbon - alpha)
+    normal = normal / normal.norm()
+    positions[7, 9] = beta - 2 * ((beta - alpha) @ normal) * normal
+    carbons = np.array([name.startswith("C") for name in NAMES * 4])
+    found = broken_frames(positions, bonds, None, carbons)
+    assert found.frames.nonzero().tolist() == [[7]]
+    assert found.kind == "hand"
+    assert found.atoms[0] == 6
+    assert not broken_frames(positions, bonds).frames.any()
+
+
+NAMES = ["N", "CA", "C", "O", "CB"]
+
+
+def test_notices_atoms_that_were_moved_together(moving):
+    """Each distance is possible by itself, all of those at one bond are not."""
+    positions, bonds = moving
+    moved = positions.clone()
+    along = positions[7, 10] - positions[7, 7]
+    moved[7, 10:] += 0.34 * along / along.norm()
+    found = broken_frames(moved, bonds)
+    assert found.frames.nonzero().tolist() == [[7]]
+    assert found.kind == "together"
+    assert found.atoms == (7, 10)
+
+
+def test_is_more_patient_with_few_frames(moving):
+    """The spread is known badly then, and one frame of five would decide what is usual."""
+    positions, bonds = moving
+    along = positions[4, 9] - positions[4, 6]
+    positions[4, 9] += 0.4 * along / along.norm()
+    assert broken_frames(positions, bonds).frames.nonzero().tolist() == [[4]]
+    assert not broken_frames(positions[:5], bonds).frames.any()

@@ -170,6 +170,41 @@ def test_notices_a_shifted_frame_by_the_range_in_its_header(topology, xtc):
         load_trajectory(topology, xtc)
 
 
+def test_notices_a_frame_that_is_scaled_by_its_precision(topology, xtc):
+    """Seven percent more in every bond is within what bonds do."""
+    content = bytearray(xtc.read_bytes())
+    place = frame_starts(xtc)[5] + 56
+    assert struct.unpack_from(">f", content, place) == (1000.0,)
+    struct.pack_into(">f", content, place, 936.0)
+    xtc.write_bytes(content)
+    with pytest.raises(InputError, match="frame 6 is damaged: its precision is 936, that of other"):
+        load_trajectory(topology, xtc)
+
+
+def test_frames_of_other_decimals_are_read(topology, positions, tmp_path):
+    """As when files of two simulations are joined."""
+    fine, coarse = (write_xtc(tmp_path / f"{k}.xtc", positions) for k in "ab")
+    content = bytearray(coarse.read_bytes())
+    for start in frame_starts(coarse):
+        struct.pack_into(">f", content, start + 56, 100.0)
+    joined = tmp_path / "c.xtc"
+    joined.write_bytes(fine.read_bytes() + bytes(content))
+    assert len(open_trajectory(joined).headers) == 2 * FRAMES
+
+
+def test_one_frame_without_a_time_is_no_frame(topology, positions, tmp_path):
+    path = write_xtc(tmp_path / "a.xtc", positions[:2], times=[np.nan, 2.0])
+    assert load_trajectory(topology, path).times_ps.tolist() == [2.0]
+
+
+def test_velocities_that_cannot_be_are_named(topology, positions, tmp_path):
+    velocities = np.ones_like(positions)
+    velocities[3, 4, 1] = np.nan
+    path = write_trr(tmp_path / "a.trr", positions, velocities)
+    with pytest.raises(InputError, match="frame 4: the velocity of atom 5 is not finite"):
+        load_trajectory(topology, path)
+
+
 def test_refuses_another_number_of_atoms_with_both_numbers(write, xtc):
     other = write(peptide_lines(3), "other.pdb")
     with pytest.raises(InputError, match="has 21 atoms, the structure other has 15"):

@@ -83,10 +83,10 @@ def test_work_of_five_sizes_takes_what_was_estimated(kind, case):
     within(kind, case)
 
 
-def served(structure: Path, out: Path, limit: str) -> float:
+def served(structure: Path, out: Path, limit: str, *options: str) -> float:
     """Forecast within a limit as the refusal says; return the spacing that was named."""
     began = time.perf_counter()
-    words = ["forecast", str(structure), "--time", "100", "--memory-limit", limit]
+    words = ["forecast", str(structure), "--time", "100", "--memory-limit", limit, *options]
     code, said, peak = undula(*words, "-o", str(out), "--spacing", "0.4")
     assert code == 4, said
     assert "Traceback" not in said
@@ -105,7 +105,13 @@ def served(structure: Path, out: Path, limit: str) -> float:
 
 def test_a_structure_too_large_for_its_spacing_is_refused_with_the_one_that_fits(tmp_path):
     assert memory.tiled(4, tmp_path / "tiles.cif") == 1180
-    assert 0.4 < served(tmp_path / "tiles.cif", tmp_path / "out", "680MiB") < 2
+    words = ["forecast", str(tmp_path / "tiles.cif"), "--time", "1", "-o", str(tmp_path / "out")]
+    _, said, _ = undula(*words, "--memory-limit", "1MiB")
+    alone = re.search(r"undula alone takes (\d+) MiB$", said.strip())
+    assert alone is not None, said
+    limit = f"{int(alone[1]) + 150}MiB"
+    found = served(tmp_path / "tiles.cif", tmp_path / "out", limit, "--samples", "0")
+    assert 0.4 < found < 2
 
 
 @pytest.mark.slow

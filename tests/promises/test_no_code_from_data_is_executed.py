@@ -25,8 +25,8 @@ from undula.errors import InputError
 from undula.io.inspection import inspect
 
 SUFFIXES = (
-    ".pt", ".pth", ".ckpt", ".pkl", ".npy", ".npz", ".safetensors", ".json", ".yaml", ".pdb", ".cif",
-    ".gro", ".xtc", ".trr", ".dcd", ".ent.gz", ".zip", "",
+    ".pt", ".pth", ".ckpt", ".pkl", ".npy", ".npz", ".safetensors", ".json", ".yaml", ".pdb",
+    ".cif",    ".gro", ".xtc", ".trr", ".dcd", ".ent.gz", ".zip", "",
 )  # fmt: skip
 SOURCES = sorted(Path(undula.__file__).parent.rglob("*.py"))
 
@@ -139,7 +139,10 @@ def test_it_is_opened_as_no_input(tmp_path, content, workplace, capsys):
 
 
 def test_it_is_opened_as_no_model(tmp_path, content, workplace, capsys):
-    for kind, verb in (("surface", ["peptide.pdb"]), ("motion", ["argon.pdb", "--window", "seen.trr"])):
+    for kind, verb in (
+        ("surface", ["peptide.pdb"]),
+        ("motion", ["argon.pdb", "--window", "seen.trr"]),
+    ):
         run = tmp_path / kind
         for weights in sorted((workplace.folder / f"{kind} run").glob("*.safetensors")):
             shutil.rmtree(run, ignore_errors=True)
@@ -214,13 +217,14 @@ def test_it_is_opened_in_no_forecast(tmp_path, workplace, capsys, made):
     "text",
     [
         "out: !!python/object/apply:os.system ['touch {made}']",
-        "out: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{made}']]",
+        "out: !!python/object/apply:pathlib.Path.touch "
+        "[!!python/object/apply:pathlib.Path ['{made}']]",
         "out: !!python/object/new:os.system ['touch {made}']",
         "out: !!python/name:os.system",
         "out: {{class_path: os.system, init_args: {{command: 'touch {made}'}}}}",
         "protein: {{class_path: subprocess.Popen, init_args: {{args: [touch, '{made}']}}}}",
         "fit: {{class_path: pathlib.Path.touch, init_args: {{self: '{made}'}}}}",
-        "out: ${{oc.env:HOME}}\nfit: {{steps: '__import__(\"os\").system(\"touch {made}\")'}}",
+        'out: ${{oc.env:HOME}}\nfit: {{steps: \'__import__("os").system("touch {made}")\'}}',
     ],
 )
 def test_no_configuration_names_what_is_executed(tmp_path, capsys, made, text):
@@ -248,7 +252,8 @@ CONFIGURATIONS = {
         "name: a\nspace: {b: NAMED}",
     ],
     "evaluate -o out --runs runs --data nowhere --protocol": [
-        "name: a\nrows: [{name: b, set: NAMED}]\ntables: [{name: c, title: d, kind: models, rows: [b]}]",
+        "name: a\nrows: [{name: b, set: NAMED}]\n"
+        "tables: [{name: c, title: d, kind: models, rows: [b]}]",
         "name: a\nrows: [{name: b, set: {mixture: NAMED}}]\n"
         "tables: [{name: c, title: d, kind: models, rows: [b]}]",
         "name: a\nrows: [NAMED]\ntables: []",

@@ -16,7 +16,6 @@ from pathlib import Path
 import gemmi
 import numpy as np
 import pytest
-import torch
 from tests.loopback import serving
 from tests.motion.small_systems import argon, trained, window
 from tests.surface.mixtures import LOCAL, bound, stirred
@@ -157,7 +156,11 @@ def table() -> Table:
         title=HOSTILE,
         metrics=(Metric(key="iou", label="IoU|x"),),
         rows=(
-            Row(name=f"{HOSTILE}|](javascript:1)\n![a](http://a/b)", kind="model", values={"iou": [0.5]}),
+            Row(
+                name=f"{HOSTILE}|](javascript:1)\n![a](http://a/b)",
+                kind="model",
+                values={"iou": [0.5]},
+            ),
             Row(name="copied", kind="trivial", values={"iou": [0.4]}),
         ),
         times_ps=(1.0,),
@@ -197,7 +200,8 @@ def browser() -> Iterator:
 
 
 ATTEMPTS = """async (url) => {
-  const made = (tag, more) => document.body.append(Object.assign(document.createElement(tag), more));
+  const made = (tag, more) =>
+    document.body.append(Object.assign(document.createElement(tag), more));
   made("img", {src: url + "/image"});
   made("iframe", {src: url + "/frame"});
   made("script", {src: url + "/script"});

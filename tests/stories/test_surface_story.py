@@ -103,7 +103,7 @@ def test_an_empty_level_set_is_reported_and_not_a_crash(workplace, peptide, tmp_
         (["train", "CONFIG", "--protien.model.latent=3"], 2, "did you mean protein"),
         (["train", "CONFIG", "--fit.steps=many"], 2, "fit.steps"),
         (["prepare", "nowhere.pdb", "nowhere.xtc", "-o", "OUT"], 3, "nowhere.pdb"),
-        (["forecast", "PDB", "--model", "OUT", "--time", "5", "-o", "OUT"], 3, "nor a bundled"),
+        (["forecast", "PDB", "--model", "nowhere", "--time", "5", "-o", "OUT"], 3, "nor a bundled"),
         (["forecast", "PDB", "--model", "RUN", "--time", "5 parsec", "-o", "OUT"], 2, "parsec"),
         (["forecast", "PDB", "--model", "RUN", "--time", "5", "-o", "OUT", "--formats", "stl"], 2,
          "there is no format stl"),

@@ -67,7 +67,9 @@ def test_less_is_kept_where_all_does_not_fit(size):
 
 def test_a_structure_that_fits_at_no_spacing_is_told_how_large_one_may_be(size):
     large = replace(size, scale=300.0)
-    limit = held() + int(forecast_bytes(replace(size, scale=30.0), SurfaceWork(spacing=4.0, kept_bytes=0)))
+    limit = held() + int(
+        forecast_bytes(replace(size, scale=30.0), SurfaceWork(spacing=4.0, kept_bytes=0))
+    )
     with pytest.raises(
         MachineError, match=r"no spacing fits, about [0-9,]+ atoms at 1 Å do"
     ) as told:

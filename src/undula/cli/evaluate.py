@@ -83,8 +83,8 @@ def _run_result(words: Sequence[str]) -> int:
 
     if holds_atoms(Path(options.result)):
         return _run_atoms(options)
-    from undula.surface.evaluation import EvaluationConfig, evaluate
     from undula.surface.estimates import fitted
+    from undula.surface.evaluation import EvaluationConfig, evaluate
     from undula.surface.forecast import MovingSurface
     from undula.viz.export import write_evaluation
 

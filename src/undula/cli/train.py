@@ -25,7 +25,11 @@ def run(words: Sequence[str]) -> int:
         return _train_atoms(config, *config.of_atoms, strict=strict, limit=limit)
     from undula.io.datasets import open_dataset
     from undula.learn.progress import progress_on
-    from undula.surface.estimates import SurfaceSize, check_training
+    from undula.surface.estimates import (
+        SurfaceSize,
+        check_protein_training,
+        check_training,
+    )
     from undula.surface.training import train, train_mixture
 
     datasets = [open_dataset(Path(folder), verify=True) for folder in config.data]
@@ -51,6 +55,16 @@ def run(words: Sequence[str]) -> int:
     else:
         assert config.protein is not None
         kept = config.protein
+        network, batch = kept.model.network, kept.batch
+        tell_estimate(
+            check_protein_training(
+                sum(len(dataset.structure) for dataset in datasets),
+                batch.frames * (batch.surface + batch.pool),
+                0 if network is None else network.depth * network.width,
+                config.fit.steps,
+                limit,
+            )
+        )
         provenance = train(
             datasets, out, model=kept.model, loss=kept.loss, batch=kept.batch, **common
         ).provenance

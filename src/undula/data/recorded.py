@@ -19,7 +19,7 @@ from undula.data.poses import aligned, centred, mean_structure
 from undula.data.prepare import begin, input_hash, is_begun, unique_names
 from undula.data.velocities import check_velocities, examined, load_velocities
 from undula.errors import InputError, UsageError
-from undula.geometry.frames import unwrap
+from undula.geometry.frames import Unwrapping
 from undula.io.kinds import molecular_system
 from undula.io.recordings import (
     FORMAT,
@@ -31,8 +31,9 @@ from undula.io.recordings import (
     open_recordings,
     write_recording,
 )
+from undula.io.scratch import Scratch
 from undula.io.structures import load_structure
-from undula.io.trajectories import check_moves, load_trajectory
+from undula.io.trajectories import ReadFrames, check_moves, read_frames
 from undula.locks import claims
 from undula.notices import from_json, placed, refuse
 from undula.types import MolecularSystem, Trajectory
@@ -140,7 +141,9 @@ def record(
         config=config,
         system=system,
         fluid=topology is None,
+        scratch=Scratch(out),
     )
+    release = reading.scratch.release
     reading.check_alignment()
     if topology is not None:
         check_record(system.structure, sources, config.stride, memory_limit, say)
@@ -148,14 +151,15 @@ def record(
     if config.align == "mean":
         chosen = config.reference or names[:1]
         means = [reading.frames(names.index(name)).positions for name in chosen]
-        reference = mean_structure(means, system.masses)
+        reference = mean_structure(means, system.masses, release)
+        del means
         say(f"the mean structure of {', '.join(chosen)} is known")
 
     def moving(index: int) -> RecordedFrames:
         frames = reading.frames(index)
         if reference is not None:
-            frames = aligned(frames, reference, system.masses)
-        frames = examined(frames)
+            frames = aligned(frames, reference, system.masses, reading.scratch)
+        frames = examined(frames, release)
         return replace(frames, notices=placed(frames.notices, sources[index]))
 
     # All inputs are looked at before anything is written.
@@ -167,7 +171,7 @@ def record(
             say(f"{name}: kept")
             continue
         frames = moving(index)
-        write_recording(out, name, frames)
+        write_recording(out, name, frames, release)
         say(f"{name}: {len(frames)} frames")
     return _finished(out, names, system, config, request, reference)
 
@@ -181,6 +185,7 @@ class _Reading:
     config: RecordConfig
     system: MolecularSystem
     fluid: bool
+    scratch: Scratch
 
     def frames(self, index: int) -> RecordedFrames:
         """Read a trajectory: whole, unwrapped, its centre of mass at rest if asked."""
@@ -190,7 +195,9 @@ class _Reading:
         else:
             extra = self.velocities[index] if self.velocities else None
             frames = self._trajectory(path, extra)
-        return centred(frames, self.system.masses) if self.config.com == "remove" else frames
+        if self.config.com == "keep":
+            return frames
+        return centred(frames, self.system.masses, self.scratch)
 
     def check_alignment(self) -> None:
         """Raise where the atoms have no common pose."""
@@ -216,14 +223,23 @@ class _Reading:
 
     def _trajectory(self, path: Path, extra: Path | None) -> RecordedFrames:
         config, system = self.config, self.system
-        read = load_trajectory(
-            system.structure, path, stride=config.stride, frame_ps=config.frame_ps
+        read = read_frames(
+            system.structure,
+            path,
+            stride=config.stride,
+            frame_ps=config.frame_ps,
+            scratch=self.scratch,
         )
-        check_moves(path, read.positions)
+        check_moves(path, read.positions, self.scratch.release)
         frame_ps = even_spacing(path, read)
         positions, box = read.positions, read.box
         if box is not None:
-            positions = unwrap(positions, box.to(positions.dtype), system.bonds)
+            boxes, unwrapping = box.to(positions.dtype), Unwrapping(len(system), system.bonds)
+            positions = self.scratch.changed(
+                positions,
+                lambda few, some: unwrapping.followed(few, boxes[some]),
+                positions.dtype,
+            )
             if config.align == "mean" and system.molecule_count > 1:
                 raise UsageError(f"align=mean is for a single molecule, {path} holds several")
         velocities, potential = read.velocities, None
@@ -250,7 +266,7 @@ class _Reading:
         )
 
 
-def even_spacing(path: Path, trajectory: Trajectory) -> float:
+def even_spacing(path: Path, trajectory: Trajectory | ReadFrames) -> float:
     """Return the time between frames, ps.
 
     Files keep times in single precision: late ones are exact to less than a frame only.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from undula.elements import ELEMENTS
 from undula.errors import InputError, Notice
 from undula.io.arrays import load_archive
 from undula.io.recordings import STENCIL, Differences, RecordedFrames, central_differences
+from undula.io.scratch import parts
 from undula.types import Structure
 from undula.units import ANGSTROM_PER_NM
 
@@ -99,9 +102,9 @@ def check_velocities(
         )
 
 
-def examined(frames: RecordedFrames) -> RecordedFrames:
+def examined(frames: RecordedFrames, release: Callable[[], None] = lambda: None) -> RecordedFrames:
     """Return a recording that says whether differences of its positions are velocities."""
-    found = differences(frames.positions, frames.frame_ps, frames.velocities)
+    found = differences(frames.positions, frames.frame_ps, frames.velocities, release)
     known = 0 if frames.velocities is None else len(frames.velocities)
     if found is None or known == len(frames):
         return replace(frames, differences=found)
@@ -120,6 +123,7 @@ def differences(
     positions: Float[Tensor, "frames atoms 3"],
     frame_ps: float,
     velocities: Float[Tensor, "known atoms 3"] | None = None,
+    release: Callable[[], None] = lambda: None,
 ) -> Differences | None:
     """Find out whether differences of positions to fourth order are velocities.
 
@@ -127,6 +131,7 @@ def differences(
         positions: Unwrapped, Å.
         frame_ps: Time between frames, ps.
         velocities: Of the first frames, Å/ps, where they are known.
+        release: Called after some frames were looked at.
 
     Returns:
         The root mean square of differences minus velocities as a share of the velocities'; where
@@ -134,19 +139,47 @@ def differences(
         for fewer than five and nine frames.
     """
     frames = len(positions)
+    wrong, right = _Squares(), _Squares()
     if velocities is not None and min(frames, len(velocities) + STENCIL) > 2 * STENCIL:
-        found = central_differences(positions[: len(velocities) + STENCIL].double(), frame_ps)
-        true = velocities[STENCIL:][: len(found)].double()
-        error = _share(found - true, true)
+        for some in parts(positions[2 * STENCIL : len(velocities) + STENCIL]):
+            around = positions[some.start : some.stop + 2 * STENCIL].double()
+            true = velocities[some.start + STENCIL : some.stop + STENCIL].double()
+            wrong.add(central_differences(around, frame_ps) - true)
+            right.add(true)
+            release()
+        error = wrong.share(right)
         return Differences(error=error, by="velocities", valid=error <= LARGEST_ERROR)
     if frames > 4 * STENCIL:
-        fine = central_differences(positions.double(), frame_ps)[STENCIL::2]
-        coarse = central_differences(positions[::2].double(), 2 * frame_ps)
-        change = _share(fine[: len(coarse)] - coarse, fine)
+        halved = -(-frames // 2) - 2 * STENCIL
+        for some in parts(positions[:halved]):
+            around = positions[2 * some.start : 2 * some.stop + 4 * STENCIL - 1].double()
+            fine = central_differences(around, frame_ps)[STENCIL::2]
+            coarse = central_differences(around[::2], 2 * frame_ps)
+            wrong.add(fine[: len(coarse)] - coarse)
+            # The last one of a part is the first of the next.
+            right.add(fine if some.stop == halved else fine[: len(coarse)])
+            release()
+        change = wrong.share(right)
         return Differences(error=change, by="halving", valid=change <= LARGEST_CHANGE)
     return None
 
 
-def _share(part: Tensor, whole: Tensor) -> float:
-    size = float(whole.square().mean().sqrt())
-    return float(part.square().mean().sqrt()) / size if size > 0 else 0.0
+class _Squares:
+    """The mean square of numbers that come a few at a time."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, numbers: Tensor) -> None:
+        """Count in some numbers."""
+        self._sum += float(numbers.square().sum())
+        self._count += numbers.numel()
+
+    @property
+    def root(self) -> float:
+        """The root of the mean square."""
+        return math.sqrt(self._sum / self._count)
+
+    def share(self, whole: _Squares) -> float:
+        """Return the root mean square as a share of that of others; 0 where these are all 0."""
+        return self.root / whole.root if whole.root > 0 else 0.0

@@ -167,15 +167,43 @@ def unwrap(
     Source: von Bülow, Bullerjahn, Hummer, J. Chem. Phys. 153, 021101 (2020), applied to the
     centres of molecules.
     """
-    whole = _whole(positions, box, bonds)
-    count, label = _molecules(positions.shape[1], bonds)
-    molecule = torch.from_numpy(label).to(positions.device)
-    size = torch.bincount(molecule, minlength=count).to(whole)
-    centres = whole.new_zeros(len(whole), count, 3).index_add_(1, molecule, whole)
-    centres /= size[:, None]
-    steps = minimum_image(centres.diff(dim=0), box[1:].to(whole))
-    path = torch.cat([centres[:1], steps]).cumsum(dim=0)
-    return (whole + (path - centres)[:, molecule]).to(positions)
+    _check(positions, box, bonds)
+    return Unwrapping(positions.shape[1], bonds).followed(positions, box)
+
+
+class Unwrapping:
+    """Does what `unwrap` does to frames that come a few at a time, in their order.
+
+    Args:
+        atoms: In every frame.
+        bonds: Atom indices of each bond.
+    """
+
+    def __init__(self, atoms: int, bonds: Int[Tensor, "2 pairs"]) -> None:
+        self.bonds = bonds
+        self._count, label = _molecules(atoms, bonds)
+        self._molecule = torch.from_numpy(label)
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def followed(
+        self, positions: Float[Tensor, "frames atoms 3"], box: Float[Tensor, "frames 3 3"]
+    ) -> Float[Tensor, "frames atoms 3"]:
+        """Return the next frames without jumps; arguments and errors are those of `unwrap`."""
+        whole = _whole(positions, box, self.bonds)
+        molecule = self._molecule.to(positions.device)
+        size = torch.bincount(molecule, minlength=self._count).to(whole)
+        centres = whole.new_zeros(len(whole), self._count, 3).index_add_(1, molecule, whole)
+        centres /= size[:, None]
+        edges = box.to(whole)
+        if self._last is None:
+            steps = minimum_image(centres.diff(dim=0), edges[1:])
+            path = torch.cat([centres[:1], steps]).cumsum(dim=0)
+        else:
+            before, reached = self._last
+            steps = minimum_image(torch.cat([before, centres]).diff(dim=0), edges)
+            path = torch.cat([reached, steps]).cumsum(dim=0)[1:]
+        self._last = centres[-1:], path[-1:]
+        return (whole + (path - centres)[:, molecule]).to(positions)
 
 
 def _whole(

@@ -7,7 +7,7 @@ atoms one and two bonds away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ _COVALENT = frozenset(
 _TOLERANCE = 0.3
 _PLANAR = 0.35
 _FEWEST_FRAMES = 5
-_BLOCK = 2**22
+_BLOCK = 2**20
 
 
 def covalent_bonds(structure: Structure) -> Int[Tensor, "2 bonds"]:
@@ -138,6 +138,7 @@ def three_bonded(
     positions: Float[Tensor, "frames atoms 3"],
     bonds: Int[Tensor, "2 bonds"],
     box: Float[Tensor, "frames 3 3"] | None = None,
+    release: Callable[[], None] = lambda: None,
 ) -> tuple[Int[Tensor, "4 planes"], Int[Tensor, "4 hands"]]:
     """List atoms with just three bonds: those flat in most frames, and the others.
 
@@ -145,6 +146,7 @@ def three_bonded(
         positions: Å.
         bonds: Atom indices.
         box: Of the frames.
+        release: As in `broken_frames`.
 
     Returns:
         Rows of both: the atom, then its neighbours, of the others in an order in which the triple
@@ -153,7 +155,11 @@ def three_bonded(
     around = _neighbours(bonds, positions.shape[1])
     centres = [(atom, *some) for atom, some in enumerate(around) if len(some) == 3]
     found = torch.tensor(centres, dtype=torch.int64).reshape(-1, 4).T.contiguous()
-    middle = _triple_product(positions, found, box).nanmedian(dim=1).values
+    middles = [torch.zeros(0, dtype=positions.dtype)]
+    for some in _parts(found, len(positions)):
+        middles.append(_triple_product(positions, some, box).nanmedian(dim=1).values)
+        release()
+    middle = torch.cat(middles)
     flat = middle.abs() < _PLANAR
     found[2:, middle < 0] = found[2:, middle < 0].flip(0)
     return found[:, flat], found[:, ~flat]
@@ -188,6 +194,7 @@ def broken_frames(
     bonds: Int[Tensor, "2 bonds"],
     box: Float[Tensor, "frames 3 3"] | None = None,
     carbon: Bool[np.ndarray, " atoms"] | None = None,
+    release: Callable[[], None] = lambda: None,
 ) -> BrokenFrames:
     """Find frames in which bonds have impossible lengths or atoms stand apart from the rest.
 
@@ -202,16 +209,21 @@ def broken_frames(
         bonds: Of the structure (`covalent_bonds`).
         box: If given, distances are those of the nearest images.
         carbon: Which atoms are carbon; a nitrogen may turn inside out. By default none is known.
+        release: Called after some bonds were looked at, so that frames on disk can be let go.
 
     Returns:
         The frames and the worst finding; nothing is broken where there are no bonds.
     """
     frames, atoms = positions.shape[:2]
-    lasting = torch.cat([_lasts(positions, some, box) for some in _parts(bonds, frames)])
+    lasts = []
+    for some in _parts(bonds, frames):
+        lasts.append(_lasts(positions, some, box))
+        release()
+    lasting = torch.cat(lasts)
     sound = bonds[:, lasting]
     groups = {"bond": sound, "angle": angle_ends(sound, atoms)}
     if frames >= _FEWEST_FRAMES:
-        groups["plane"], hands = three_bonded(positions, sound, box)
+        groups["plane"], hands = three_bonded(positions, sound, box, release)
         if carbon is not None:
             groups["hand"] = hands[:, torch.from_numpy(carbon)[hands[0]]]
         if sound.shape[1]:
@@ -224,6 +236,7 @@ def broken_frames(
                 excess = _together(positions, groups, crossing, some, box) - MOST_TOGETHER
                 values = _distances(positions, sound[:, some], box)
                 worst.look(kind, sound[:, some], values, excess)
+                release()
             continue
         for some in _parts(group, frames):
             values = _values(positions, some, kind, box)
@@ -236,6 +249,7 @@ def broken_frames(
                 deviation, allowed = _strain(values, kind)
                 excess = torch.maximum(excess, deviation - allowed)
             worst.look(kind, some, values, excess)
+            release()
     return BrokenFrames(
         frames=worst.frames,
         kind=worst.kind,
@@ -268,6 +282,9 @@ class _Worst:
         # A value that is not finite is as broken as can be.
         excess = torch.nan_to_num(excess, nan=torch.inf)
         self.frames |= (excess > 0).any(dim=0)
+        # Where a single measure is impossible, that says more than many that are odd.
+        if kind == "together" and self.kind:
+            return
         if excess.numel() and float(excess.max()) > self.excess:
             row, self.frame = divmod(int(excess.argmax()), excess.shape[1])
             self.excess, self.kind = float(excess.max()), kind

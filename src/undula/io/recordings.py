@@ -19,10 +19,13 @@ that is repeated after a kill keeps it.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ from undula.io.datasets import (
     verify_files,
     write_structure,
 )
+from undula.io.scratch import READ_BYTES, parts
 from undula.notices import REPORT, from_json, merged, write_report
 from undula.types import MolecularSystem
 
@@ -122,9 +126,12 @@ class RecordedFrames:
             "potential energies": self.potential,
         }
         for what, value in numbers.items():
-            if value is not None and not torch.isfinite(value).all():
-                frame = int((~torch.isfinite(value)).nonzero()[0, 0])
-                raise InputError(f"{what} are not finite, first in frame {frame + 1}")
+            if value is None:
+                continue
+            for some in parts(value):
+                if not torch.isfinite(value[some]).all():
+                    frame = some.start + int((~torch.isfinite(value[some])).nonzero()[0, 0])
+                    raise InputError(f"{what} are not finite, first in frame {frame + 1}")
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -307,13 +314,35 @@ def central_differences(
     return (8 * near - far) / (12 * frame_ps)
 
 
-def write_recording(folder: Path, name: str, frames: RecordedFrames) -> None:
+def _write_frames(
+    path: Path, value: Tensor, dtype: torch.dtype, release: Callable[[], None]
+) -> str:
+    """Write an array as ``.npy``, a large one a few frames at a time; return its SHA-256."""
+    if value.numel() * dtype.itemsize <= READ_BYTES:
+        return atomic.write_array(path, value.detach().cpu().to(dtype).numpy())
+    content = hashlib.sha256()
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+        start = io.BytesIO()
+        described = np.lib.format.header_data_from_array_1_0(torch.empty(0, dtype=dtype).numpy())
+        np.lib.format.write_array_header_1_0(start, described | {"shape": tuple(value.shape)})
+        few = (value[some].detach().cpu().to(dtype).numpy().tobytes() for some in parts(value))
+        for block in chain([start.getvalue()], few):
+            content.update(block)
+            file.write(block)
+            release()
+    return content.hexdigest()
+
+
+def write_recording(
+    folder: Path, name: str, frames: RecordedFrames, release: Callable[[], None] = lambda: None
+) -> None:
     """Write one trajectory: its arrays, then what they are with their SHA-256.
 
     Args:
         folder: The folder of recordings.
         name: Of the recording; the beginning of its file names.
         frames: The trajectory.
+        release: Called after some frames were written.
 
     Raises:
         MachineError: The place is full, read-only or not allowed.
@@ -325,9 +354,7 @@ def write_recording(folder: Path, name: str, frames: RecordedFrames) -> None:
         "potential": (frames.potential, torch.float64),
     }
     written = {
-        f"{name}.{what}.npy": atomic.write_array(
-            folder / f"{name}.{what}.npy", value.detach().cpu().to(dtype).numpy()
-        )
+        f"{name}.{what}.npy": _write_frames(folder / f"{name}.{what}.npy", value, dtype, release)
         for what, (value, dtype) in arrays.items()
         if value is not None
     }
@@ -473,9 +500,7 @@ def open_recordings(folder: Path) -> Recordings:
             reference=reference,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / 'manifest.json'} is damaged: {one_line(error)}"
-        ) from error
+        raise InputError(f"{folder / 'manifest.json'} is damaged: {one_line(error)}") from error
 
 
 def _description(name: str) -> str:

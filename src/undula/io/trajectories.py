@@ -22,6 +22,7 @@ dropped or assumed is counted in a `Notice` of the trajectory.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from undula.io.dcd import open_dcd
 from undula.io.formats import STRUCTURE_FORMATS, recognise
 from undula.io.frame_file import FrameFile, Frames
 from undula.io.models import ModelFile, open_models
+from undula.io.scratch import MEMORY, READ_BYTES, Scratch, parts
 from undula.io.structures import load_structure
 from undula.io.trr import open_trr
 from undula.io.xtc import open_xtc
@@ -98,8 +100,74 @@ def load_trajectory(
         MachineError: The file may not be read, or there is no room for temporary files.
     """
     path = Path(path)
-    _check_options(start, stop, stride, time_unit, frame_ps)
     structure = topology if isinstance(topology, Structure) else load_whole_structure(topology)
+    found = read_frames(
+        structure,
+        path,
+        start=start,
+        stop=stop,
+        stride=stride,
+        time_unit=time_unit,
+        frame_ps=frame_ps,
+    )
+    return Trajectory(
+        structure=structure,
+        positions=found.positions,
+        times_ps=found.times_ps,
+        box=found.box,
+        velocities=found.velocities,
+        notices=found.notices,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadFrames:
+    """Frames of a trajectory that were read and checked.
+
+    Attributes:
+        positions: Å, single precision.
+        times_ps: Strictly increasing.
+        box: Edge vectors in rows, Å, or none.
+        velocities: Å/ps, or none.
+        notices: What was dropped or assumed.
+    """
+
+    positions: Float[Tensor, "frames atoms 3"]
+    times_ps: Float[Tensor, " frames"]
+    box: Float[Tensor, "frames 3 3"] | None
+    velocities: Float[Tensor, "frames atoms 3"] | None
+    notices: tuple[Notice, ...]
+
+
+def read_frames(
+    structure: Structure,
+    path: Path,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    stride: int = 1,
+    time_unit: str = "ps",
+    frame_ps: float | None = None,
+    scratch: Scratch = MEMORY,
+) -> ReadFrames:
+    """Read and check frames as `load_trajectory` does, many of them to the disk.
+
+    Args:
+        structure: The atoms that are wanted.
+        path: The trajectory.
+        start: As in `load_trajectory`, like all that is not told here.
+        stop: See there.
+        stride: See there.
+        time_unit: See there.
+        frame_ps: See there.
+        scratch: Where many frames are put; by default all are held in memory.
+
+    Raises:
+        InputError: The file cannot serve; one sentence with the file and the frame.
+        UsageError: An option has a value that does not exist.
+        MachineError: The file may not be read, or there is no room for temporary files.
+    """
+    _check_options(start, stop, stride, time_unit, frame_ps)
     file = open_trajectory(path)
     atoms, notices = _wanted_atoms(structure, file)
     times, kept, time_notices = frame_times(
@@ -108,22 +176,48 @@ def load_trajectory(
     notices = [*file.notices, *notices, *time_notices]
     if len(kept) == 0:
         raise InputError(f"{path}: no frame is left of {file.frames} from {start} to {stop}")
-    frames = file.read(kept, atoms)
-    check_coordinates(path, frames, kept)
+    frames = _read(file, kept, atoms, scratch)
     box, box_notices = _box(frames)
     notices += box_notices
     positions = torch.from_numpy(frames.positions)
-    notices += _check_bonds(path, structure, positions, box, kept)
-    notices += _repeated(path, positions, kept)
+    notices += _check_bonds(path, structure, positions, box, kept, scratch.release)
+    notices += _repeated(path, positions, kept, scratch.release)
     if frame_ps is None and not any(notice.code == "times-numbered" for notice in notices):
         notices += _doubtful_times(structure, positions, times)
-    return Trajectory(
-        structure=structure,
+    return ReadFrames(
         positions=positions,
         times_ps=torch.from_numpy(times),
         box=box,
         velocities=None if frames.velocities is None else torch.from_numpy(frames.velocities),
         notices=placed(notices, path),
+    )
+
+
+def _read(file: FrameFile, kept: np.ndarray, atoms: np.ndarray, scratch: Scratch) -> Frames:
+    """Read and check frames, many of them part by part."""
+    if scratch.near is None or 12 * len(kept) * len(atoms) <= READ_BYTES:
+        frames = file.read(kept, atoms)
+        check_coordinates(file.path, frames, kept)
+        return frames
+    positions = scratch.empty(len(kept), len(atoms), 3)
+    velocities: Tensor | None = None
+    boxes = []
+    for some in parts(positions, READ_BYTES):
+        frames = file.read(kept[some], atoms)
+        check_coordinates(file.path, frames, kept[some])
+        positions[some] = torch.from_numpy(frames.positions)
+        boxes.append(frames.box)
+        if frames.velocities is None or (velocities is None and some.start):
+            velocities = None
+        else:
+            if velocities is None:
+                velocities = scratch.empty(*positions.shape)
+            velocities[some] = torch.from_numpy(frames.velocities)
+        scratch.release()
+    return Frames(
+        positions=positions.numpy(),
+        box=np.concatenate(boxes),
+        velocities=None if velocities is None else velocities.numpy(),
     )
 
 
@@ -282,26 +376,43 @@ def check_coordinates(path: Path, frames: Frames, numbers: np.ndarray) -> None:
             )
 
 
-def check_moves(path: Path, positions: Float[Tensor, "frames atoms 3"]) -> None:
+def check_moves(
+    path: Path,
+    positions: Float[Tensor, "frames atoms 3"],
+    release: Callable[[], None] = lambda: None,
+) -> None:
     """Raise where there is nothing to learn or to forecast from: one frame, or the same again.
 
     Args:
         path: For the message.
         positions: All frames that are used, Å.
+        release: Called after some frames were looked at.
 
     Raises:
         InputError: There is one frame, or all are alike.
     """
     if len(positions) < 2:
         raise InputError(f"{path}: there is one frame; motion needs at least two")
-    if not (positions[1:] != positions[:1]).any():
+    moved = False
+    for some in parts(positions):
+        moved = moved or bool((positions[some] != positions[:1]).any())
+        release()
+    if not moved:
         raise InputError(f"{path}: all {len(positions)} frames are the same, nothing moves")
 
 
 def _repeated(
-    path: Path, positions: Float[Tensor, "frames atoms 3"], numbers: np.ndarray
+    path: Path,
+    positions: Float[Tensor, "frames atoms 3"],
+    numbers: np.ndarray,
+    release: Callable[[], None],
 ) -> list[Notice]:
-    same = [index for index in range(1, len(positions)) if torch.equal(*positions[index - 1 :][:2])]
+    same: list[int] = []
+    for some in parts(positions):
+        for index in range(max(some.start, 1), some.stop):
+            if torch.equal(positions[index - 1], positions[index]):
+                same.append(index)
+        release()
     if not same:
         return []
     message = f"{len(same)} frames are the same as those before them"
@@ -351,9 +462,10 @@ def _check_bonds(
     positions: torch.Tensor,
     box: torch.Tensor | None,
     numbers: np.ndarray,
+    release: Callable[[], None],
 ) -> list[Notice]:
-    bonds = covalent_bonds(structure)
-    found = broken_frames(positions, bonds, box, np.asarray(structure.elements == "C"))
+    bonds, carbon = covalent_bonds(structure), np.asarray(structure.elements == "C")
+    found = broken_frames(positions, bonds, box, carbon, release)
 
     def named(atom: int) -> str:
         residue = f"{structure.residue_names[atom]} {structure.residue_numbers[atom]}"

@@ -327,3 +327,38 @@ def check_training(
         instead = f"batch.proteins={fit} fits" if fit else "train on fewer or smaller proteins"
         check_fits(found, limit, f"a training with {batch.proteins} proteins in a step", instead)
     return found
+
+
+PER_STATIC_ATOM = 20_000
+"""Bytes for each atom of what the trivial rows and the first frames of a protein take."""
+PER_NEURON = 12
+"""Bytes for each point and neuron of a step, for the way back."""
+
+
+def check_protein_training(
+    atoms: int, rows: int, neurons: int, steps: int, asked: int | None
+) -> Estimate:
+    """Estimate the training of a model for its training proteins alone, or refuse it.
+
+    Args:
+        atoms: Of all proteins.
+        rows: Points in a step.
+        neurons: Hidden ones of the network; 0 for grids.
+        steps: How many.
+        asked: The memory limit, bytes; by default what there is.
+
+    Raises:
+        MachineError: It does not fit; says how many points in a step do.
+    """
+    limit = memory_limit(asked)
+    other = resident_bytes() + LATER_BYTES + TRAINING_BYTES + PER_STATIC_ATOM * atoms
+    found = Estimate(
+        memory_bytes=other + PER_NEURON * rows * neurons,
+        seconds=10 + steps * (1e-8 * rows * neurons + 0.1),
+    )
+    fit = (limit - other) // max(PER_NEURON * neurons, 1)
+    instead = f"{fit} points fit: lower batch.frames, batch.surface or batch.pool"
+    if fit < 1:
+        instead = "train on fewer or smaller proteins"
+    check_fits(found, limit, f"a training with {rows} points in a step", instead)
+    return found

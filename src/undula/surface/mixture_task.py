@@ -66,8 +66,8 @@ class MixtureBatchConfig:
             object.__setattr__(self, "validation", tuple(self.validation))
         elif self.validation < 0:
             raise UsageError("batch.validation should be at least 0")
-        if self.until_ps is not None and not self.until_ps > 0:
-            raise UsageError(f"batch.until_ps should be positive, not {self.until_ps}")
+        if self.until_ps is not None and not self.until_ps >= 0:
+            raise UsageError(f"batch.until_ps should not be negative, but is {self.until_ps}")
         if self.samples < 2:
             raise UsageError("batch.samples should be at least 2")
         for name in ("proteins", "frames", "points", "surface", "pool"):

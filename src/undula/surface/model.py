@@ -291,7 +291,7 @@ class SurfaceModel(nn.Module):
                 shortest_ps=float(description["shortest_ps"]),
                 horizon_ps=float(description["horizon_ps"]),
                 generator=torch.Generator(),
-            )
+            ).to(weights["latents"].dtype)
             check_dtypes(model, weights)
             model.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:

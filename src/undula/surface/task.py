@@ -48,8 +48,8 @@ class BatchConfig:
         for name in ("frames", "surface", "pool"):
             if getattr(self, name) < 1:
                 raise UsageError(f"batch.{name} should be at least 1")
-        if self.until_ps is not None and not self.until_ps > 0:
-            raise UsageError(f"batch.until_ps should be positive, not {self.until_ps}")
+        if self.until_ps is not None and not self.until_ps >= 0:
+            raise UsageError(f"batch.until_ps should not be negative, but is {self.until_ps}")
         if not 0 <= self.validation < 1:
             raise UsageError(f"batch.validation should be in [0, 1), not {self.validation}")
 
