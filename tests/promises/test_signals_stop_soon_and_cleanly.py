@@ -80,6 +80,7 @@ def stuck(limit: float) -> subprocess.Popen:
         text=True,
     )
     assert process.stdout.readline() == "ready\n"
+    time.sleep(1)  # from the print into the compiled code
     return process
 
 
