@@ -51,7 +51,7 @@ CASES: dict[str, list[dict[str, float]]] = {
         {"copies": 1, "frames": 5000},
         {"copies": 1, "frames": 20_000},
         {"copies": 4, "frames": 5000},
-        {"copies": 16, "frames": 2000},
+        {"copies": 16, "frames": 6000},
     ],
 }
 GAP = 3.5

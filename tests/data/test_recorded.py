@@ -183,7 +183,8 @@ def through_disk(monkeypatch):
         return found
 
     for module in (scratch, trajectories, recordings):
-        monkeypatch.setattr(module, "READ_BYTES", 3000)
+        monkeypatch.setattr(module, "HELD_BYTES", 1000)
+    monkeypatch.setattr(trajectories, "READ_BYTES", 3000)
     monkeypatch.setattr(scratch, "WORK_BYTES", 1000)
     monkeypatch.setattr(scratch.Scratch, "empty", counted)
     return made

@@ -32,7 +32,7 @@ from undula.cli.sweep import read_space
 from undula.config import preset_file
 from undula.data.bundled import villin
 from undula.data.fluids import load_fluid
-from undula.data.prepare import prepare, surface_of
+from undula.data.prepare import prepare
 from undula.data.splits import load_split
 from undula.data.velocities import load_velocities
 from undula.errors import InputError, UsageError
@@ -363,18 +363,16 @@ def _mixture(folder: Path) -> None:
 def _first() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         heavy()[0].save_pdb(f"{folder}/a.pdb")
-        structure = load_structure(f"{folder}/a.pdb")
-    return structure, surface_of(structure)
+        return load_structure(f"{folder}/a.pdb")
 
 
 def _read_mixture(folder: Path, out: Path) -> Any:
     model = load_trained(folder)
-    structure, surface = _first()
+    sample = 0 if model.distributional else None
     with in_use():
-        field = model.posed(structure, surface, 0)
-        known = field.known(structure.positions[:9] + 1.0)
-        sample = 0 if model.distributional else None
-        return [model.notes, model.horizon_ps, field.values(known, 20.0, sample)]
+        moving = forecast(_first(), [20.0], model, samples=2 if model.distributional else 0)
+        values = moving.sdf(_first().positions[:9] + 1.0, 20.0, sample)
+    return [model.notes, model.horizon_ps, values]
 
 
 def _surface(folder: Path) -> None:
@@ -384,17 +382,14 @@ def _surface(folder: Path) -> None:
 
 @cache
 def _villin() -> Any:
-    structure = load_structure(villin()[0])
-    return structure, surface_of(structure)
+    return load_structure(villin()[0])
 
 
 def _read_surface(folder: Path, out: Path) -> Any:
     model = load_trained(folder)
-    structure, surface = _villin()
     with in_use():
-        field = model.posed(structure, surface, 0)
-        known = field.known(structure.positions[:9].double() + 1.0)
-        values = field.values(known, 20.0, None)
+        moving = forecast(_villin(), [20.0], model)
+        values = moving.sdf(_villin().positions[:9] + 1.0, 20.0)
     still = [one.values for one in model.averaged]
     return [model.notes, model.horizon_ps, values, *still, model.memory_ps]
 
@@ -411,12 +406,11 @@ def _motion(folder: Path) -> None:
 
 def _read_motion(folder: Path, out: Path) -> Any:
     model = TrainedMotion.load(folder)
-    lags = torch.tensor([0.1, 1.2], dtype=torch.float64)
     seen = window(argon(6))
     with in_use():
-        told = model.forecast(seen, lags)
-        drawn = model.samples(seen, lags, 2, torch.Generator().manual_seed(0))
-    return [model.horizon_ps, told.mean, told.spread, told.velocities, drawn]
+        moving = forecast_atoms(seen, [0.1, 1.2], model, samples=2)
+    told = moving.expected
+    return [model.horizon_ps, told.mean, told.spread, told.velocities, moving.samples]
 
 
 def _atoms_result(folder: Path) -> None:
@@ -431,14 +425,13 @@ def _read_atoms_result(folder: Path, out: Path) -> Any:
 
 
 def _surface_result(folder: Path) -> None:
-    forecast(_first()[0], [5.0, 9.0], bound(stirred(LOCAL)), samples=2).save(folder)
+    forecast(_first(), [5.0, 9.0], bound(stirred(LOCAL)), samples=2).save(folder)
 
 
 def _read_surface_result(folder: Path, out: Path) -> Any:
     moving = MovingSurface.load(folder)
     with in_use():
-        known = moving.posed.known(moving.structure.positions[:9] + 1.0)
-        values = moving.posed.values(known, moving.times_ps[-1], None)
+        values = moving.sdf(moving.structure.positions[:9] + 1.0, moving.times_ps[-1])
     return [moving.times_ps, moving.spacing, moving.probe, values]
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.motion.small_systems import pairs, vibrating
+from tests.motion.small_systems import recorded as recorded_in
 
 from undula import atomic
 from undula.errors import InputError, Notice
@@ -242,3 +244,28 @@ def test_an_unknown_name_is_answered_with_the_known(tmp_path):
 def test_frames_that_cannot_be_are_refused(change, said):
     with pytest.raises(InputError, match=said):
         recorded(**change)
+
+
+@pytest.mark.parametrize("name", ["../up.npy", "/etc/passwd", "a/../../up", "..", "", "a\\b"])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path, name):
+    folder = tmp_path / "set"
+    recorded_in(folder, pairs(1), [vibrating(1, 9, torch.Generator().manual_seed(0))])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="names a file elsewhere"):
+        open_recordings(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("frame_ps", 0.2), ("start_ps", 1.0), ("frames", 8), ("box", "constant")]
+)
+def test_a_manifest_that_differs_from_its_descriptions_is_refused(tmp_path, key, value):
+    """Nothing signs a manifest; what it says is said elsewhere too."""
+    folder = tmp_path / "set"
+    recorded_in(folder, pairs(1), [vibrating(1, 9, torch.Generator().manual_seed(0))])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["recordings"][0][key] = value
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=f"{key} of run_0 differs"):
+        open_recordings(folder)

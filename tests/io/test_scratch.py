@@ -8,7 +8,7 @@ from undula.io.scratch import MEMORY, Scratch, parts
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(scratch, "READ_BYTES", 100)
+    monkeypatch.setattr(scratch, "HELD_BYTES", 100)
     monkeypatch.setattr(scratch, "WORK_BYTES", 48)
 
 

@@ -33,7 +33,7 @@ QUICK = [
     ("surface", {"copies": 2, "spacing": 0.8, "times": 1, "samples": 2}),
     ("motion", {"side": 7, "times": 12, "samples": 0}),
     ("prepare", {"copies": 2, "frames": 2}),
-    ("record", {"copies": 1, "frames": 3000}),
+    ("record", {"copies": 1, "frames": 6000}),
 ]
 
 

@@ -10,8 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from undula.estimates import LATER_BYTES, Estimate, check_fits, memory_limit, resident_bytes
+from undula.estimates import (
+    LATER_BYTES,
+    Estimate,
+    check_fits,
+    first_that_fits,
+    memory_limit,
+    resident_bytes,
+)
 from undula.geometry.extent import extent
+from undula.io.scratch import HELD_BYTES
 from undula.io.trajectories import open_trajectory
 from undula.types import Structure
 
@@ -20,6 +28,10 @@ if TYPE_CHECKING:
 
 PER_READ = 165
 """Bytes for each atom of each frame that is read, made whole, checked and posed."""
+STREAMED_BYTES = 300_000_000
+"""What takes recording a trajectory that does not fit into memory as a whole."""
+PER_STREAMED_FRAME = 48_000
+"""Bytes for each of its frames while bonds are compared over all of them, at most."""
 PER_SURFACE_ATOM = 3_000
 """Bytes for each atom of the surfaces that are worked on."""
 PER_SURFACE_POINT = 400
@@ -35,21 +47,30 @@ def frames_bytes(atoms: int, frames: int) -> float:
     return float(PER_READ) * atoms * frames
 
 
-def prepare_bytes(structure: Structure, frames: int, config: PrepareConfig) -> float:
+def record_bytes(atoms: int, frames: int) -> float:
+    """Return what recording a trajectory takes, of which many frames lie on the disk, bytes."""
+    if 12 * atoms * frames <= HELD_BYTES:
+        return frames_bytes(atoms, frames)
+    return STREAMED_BYTES + float(min(12 * atoms, PER_STREAMED_FRAME) * frames)
+
+
+def surface_points(structure: Structure, config: PrepareConfig) -> float:
+    """Return about how many points the surface of a frame gets."""
+    return ROWS_PER_AREA * extent(structure.positions, 1.0).area / config.spacing**2
+
+
+def prepare_bytes(atoms: int, points: float, frames: int, config: PrepareConfig) -> float:
     """Return what preparing the surfaces of a trajectory adds to what the process holds, bytes."""
-    points = ROWS_PER_AREA * extent(structure.positions, 1.0).area / config.spacing**2
     labelled = config.near + config.local + config.uniform
     shard = PER_ROW * (points + labelled) * min(frames, config.frames_per_shard)
-    surface = PER_SURFACE_ATOM * len(structure) + PER_SURFACE_POINT * points
-    return frames_bytes(len(structure), frames) + shard + surface
+    surface = PER_SURFACE_ATOM * atoms + PER_SURFACE_POINT * points
+    return frames_bytes(atoms, frames) + shard + surface
 
 
-def prepare_seconds(structure: Structure, frames: int, config: PrepareConfig) -> float:
+def prepare_seconds(atoms: int, points: float, frames: int, config: PrepareConfig) -> float:
     """Return about how long preparing the surfaces of some frames takes on one core, s."""
-    points = ROWS_PER_AREA * extent(structure.positions, 1.0).area / config.spacing**2
     labelled = config.near + config.local + config.uniform + config.fixed
-    each = 2e-4 * len(structure) + 4e-5 * points + 3e-5 * labelled
-    return 5 + frames * each
+    return 5 + frames * (2e-4 * atoms + 4e-5 * points + 3e-5 * labelled)
 
 
 def used_frames(path: Path, stride: int) -> int:
@@ -61,10 +82,11 @@ def prepare_estimate(
     structure: Structure, frames: Sequence[int], config: PrepareConfig
 ) -> Estimate:
     """Estimate preparing the surfaces of trajectories of so many frames, from now on."""
+    atoms, points = len(structure), surface_points(structure, config)
     held = resident_bytes() + LATER_BYTES
     return Estimate(
-        memory_bytes=int(held + prepare_bytes(structure, max(frames), config)),
-        seconds=prepare_seconds(structure, sum(frames), config),
+        memory_bytes=int(held + prepare_bytes(atoms, points, max(frames), config)),
+        seconds=prepare_seconds(atoms, points, sum(frames), config),
     )
 
 
@@ -72,7 +94,7 @@ def record_estimate(structure: Structure, frames: Sequence[int]) -> Estimate:
     """Estimate recording the atoms of trajectories of so many frames, from now on."""
     held = resident_bytes() + LATER_BYTES
     return Estimate(
-        memory_bytes=int(held + frames_bytes(len(structure), max(frames))),
+        memory_bytes=int(held + record_bytes(len(structure), max(frames))),
         seconds=5 + 1e-6 * len(structure) * sum(frames),
     )
 
@@ -100,13 +122,12 @@ def check_prepare(
     frames = [used_frames(path, config.stride) for path in trajectories]
     found, limit = prepare_estimate(structure, frames, config), memory_limit(asked)
     longest = trajectories[frames.index(max(frames))]
-    alone = prepare_estimate(structure, [0], config).memory_bytes
-    check_fits(
-        found,
-        limit,
-        f"{longest}: preparing {max(frames)} frames",
-        _stride(max(frames), config.stride, float(limit - alone), len(structure)),
+    atoms, points = len(structure), surface_points(structure, config)
+    room = float(limit - resident_bytes() - LATER_BYTES)
+    instead = _stride(
+        max(frames), config.stride, lambda count: prepare_bytes(atoms, points, count, config), room
     )
+    check_fits(found, limit, f"{longest}: preparing {max(frames)} frames", instead)
     say(f"estimate: {found}")
 
 
@@ -133,19 +154,17 @@ def check_record(
     frames = [used_frames(path, stride) for path in trajectories]
     found, limit = record_estimate(structure, frames), memory_limit(asked)
     longest = trajectories[frames.index(max(frames))]
-    alone = record_estimate(structure, [0]).memory_bytes
-    check_fits(
-        found,
-        limit,
-        f"{longest}: recording {max(frames)} frames of {len(structure)} atoms",
-        _stride(max(frames), stride, float(limit - alone), len(structure)),
-    )
+    what = f"{longest}: recording {max(frames)} frames of {len(structure)} atoms"
+    room = float(limit - resident_bytes() - LATER_BYTES)
+    atoms = len(structure)
+    instead = _stride(max(frames), stride, lambda count: record_bytes(atoms, count), room)
+    check_fits(found, limit, what, instead)
     say(f"estimate: {found}")
 
 
-def _stride(frames: int, stride: int, room: float, atoms: int) -> str:
-    """Say which stride fits."""
-    fit = int(room / (PER_READ * max(atoms, 1)))
-    if fit < 1:
+def _stride(frames: int, stride: int, needed: Callable[[int], float], room: float) -> str:
+    """Say which stride fits, for so many frames at the stride that was asked for."""
+    times = first_that_fits(range(2, frames + 1), lambda n: needed(-(-frames // n)), room)
+    if times is None:
         return "not one frame fits: keep fewer atoms with --chain"
-    return f"a stride of {stride * -(-frames // fit)} fits"
+    return f"a stride of {stride * times} fits"

@@ -23,8 +23,10 @@ from torch import Tensor
 from undula.errors import InputError, Notice
 from undula.geometry.neighbours import search_tree
 from undula.io.arrays import load_archive
+from undula.io.boxes import SMALLEST_WIDTH
 from undula.io.kinds import molecular_system
 from undula.io.recordings import RecordedFrames
+from undula.io.trajectories import LARGEST_COORDINATE
 from undula.types import MolecularSystem, Structure
 from undula.units import ANGSTROM_PER_NM
 
@@ -82,6 +84,11 @@ def _fluid(path: Path, arrays: dict[str, np.ndarray]) -> tuple[MolecularSystem, 
     positions = counts * (float(arrays["position_unit_nm"]) * ANGSTROM_PER_NM)
     unit = float(arrays["velocity_unit_nm_per_ps"]) * ANGSTROM_PER_NM
     edges = arrays["box_nm"].astype(np.float64) * ANGSTROM_PER_NM
+    # A comparison with a number that is not finite is false.
+    if not (np.abs(positions) <= LARGEST_COORDINATE).all():
+        raise InputError(f"an atom lies beyond {LARGEST_COORDINATE:,.0f} Å")
+    if not ((edges >= SMALLEST_WIDTH) & (edges <= LARGEST_COORDINATE)).all():
+        raise InputError(f"the box cannot have edges of {edges} Å")
     potential = arrays.get("potential_kj_mol")
     box = torch.from_numpy(np.diag(edges))
     system, notice = _system(path, torch.from_numpy(positions[0]), box)

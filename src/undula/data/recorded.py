@@ -143,7 +143,6 @@ def record(
         fluid=topology is None,
         scratch=Scratch(out),
     )
-    release = reading.scratch.release
     reading.check_alignment()
     if topology is not None:
         check_record(system.structure, sources, config.stride, memory_limit, say)
@@ -151,7 +150,7 @@ def record(
     if config.align == "mean":
         chosen = config.reference or names[:1]
         means = [reading.frames(names.index(name)).positions for name in chosen]
-        reference = mean_structure(means, system.masses, release)
+        reference = mean_structure(means, system.masses, reading.scratch.release)
         del means
         say(f"the mean structure of {', '.join(chosen)} is known")
 
@@ -159,7 +158,7 @@ def record(
         frames = reading.frames(index)
         if reference is not None:
             frames = aligned(frames, reference, system.masses, reading.scratch)
-        frames = examined(frames, release)
+        frames = examined(frames)
         return replace(frames, notices=placed(frames.notices, sources[index]))
 
     # All inputs are looked at before anything is written.
@@ -171,7 +170,7 @@ def record(
             say(f"{name}: kept")
             continue
         frames = moving(index)
-        write_recording(out, name, frames, release)
+        write_recording(out, name, frames)
         say(f"{name}: {len(frames)} frames")
     return _finished(out, names, system, config, request, reference)
 
@@ -263,6 +262,7 @@ class _Reading:
             potential=potential,
             start_ps=float(read.times_ps[0]),
             notices=read.notices,
+            release=self.scratch.release,
         )
 
 

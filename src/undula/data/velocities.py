@@ -102,9 +102,9 @@ def check_velocities(
         )
 
 
-def examined(frames: RecordedFrames, release: Callable[[], None] = lambda: None) -> RecordedFrames:
+def examined(frames: RecordedFrames) -> RecordedFrames:
     """Return a recording that says whether differences of its positions are velocities."""
-    found = differences(frames.positions, frames.frame_ps, frames.velocities, release)
+    found = differences(frames.positions, frames.frame_ps, frames.velocities, frames.release)
     known = 0 if frames.velocities is None else len(frames.velocities)
     if found is None or known == len(frames):
         return replace(frames, differences=found)

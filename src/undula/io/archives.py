@@ -170,18 +170,18 @@ def _checked(archive: Path, opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInf
             or "\\" in name
             or not name.isprintable()
         ):
-            raise InputError(f"{archive} is unsafe: the name of its member {name!r}")
+            raise InputError(f"{archive} is unsafe: the name of its member {name[:60]!r}")
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise InputError(f"{archive} is unsafe: its member {name!r} is a link or a device")
+            raise InputError(f"{archive} is unsafe: its member {name[:60]!r} is a link or a device")
         if member.flag_bits & 1:
-            raise InputError(f"{archive}: its member {name!r} is encrypted")
+            raise InputError(f"{archive}: its member {name[:60]!r} is encrypted")
         if member.compress_type not in _METHODS:
             raise InputError(
-                f"{archive}: its member {name!r} is packed in another way than by deflate"
+                f"{archive}: its member {name[:60]!r} is packed in another way than by deflate"
             )
         if name in members:
-            raise InputError(f"{archive} holds {name!r} twice")
+            raise InputError(f"{archive} holds {name[:60]!r} twice")
         if not member.is_dir():
             members[name] = member
     return members

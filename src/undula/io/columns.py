@@ -10,6 +10,7 @@ import numpy as np
 from undula.errors import InputError
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_LARGEST = 2.0**53
 _PLAIN = frozenset(b" 0123456789.+-eE\x00")
 
 
@@ -58,13 +59,17 @@ def integers(texts: np.ndarray, place: Callable[[int], str], what: str) -> np.nd
     """Read whole numbers as strictly as `decimals` does.
 
     Raises:
-        InputError: A field is no number, or not a whole one.
+        InputError: A field is no number, not a whole one, or not exact in double precision.
     """
     values = decimals(texts, place, what)
     broken = np.nonzero(values != np.round(values))[0]
     if len(broken):
         row = int(broken[0])
         raise InputError(f"{place(row)}: the {what} is no whole number ({values[row]:g})")
+    large = np.nonzero(np.abs(values) > _LARGEST)[0]
+    if len(large):
+        row = int(large[0])
+        raise InputError(f"{place(row)}: the {what} is too large ({values[row]:g})")
     return values.astype(np.int64)
 
 

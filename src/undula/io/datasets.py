@@ -17,7 +17,7 @@ is one contiguous slice of a memory-mapped array. In a compact data set they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -255,6 +255,7 @@ def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
     if manifest.get("format") != FORMAT:
         raise InputError(f"{folder} has the data format {manifest.get('format')}, not {FORMAT}")
     try:
+        check_names(folder, manifest["files"])
         missing = next((f for f in manifest["files"] if not (folder / f).is_file()), None)
         if missing is not None:
             raise InputError(f"{folder / missing} is missing")
@@ -281,6 +282,18 @@ def check_request(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise InputError(f"{folder / 'manifest.json'} is damaged: it differs from request.json")
 
 
+def check_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise where a list of the files of a folder names one that lies elsewhere.
+
+    Raises:
+        InputError: The first such name.
+    """
+    for name in names:
+        parts = name.split("/")
+        if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+            raise InputError(f"{folder}: what lies there names a file elsewhere ({name[:60]!r})")
+
+
 def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
     """Compare every file of a folder with its manifest.
 
@@ -292,6 +305,7 @@ def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
         InputError: A file is missing or has changed, or an array or a description of one lies
             there that the manifest does not name.
     """
+    check_names(folder, promised)
     for name, digest in promised.items():
         path = folder / name
         if not path.is_file():

@@ -224,4 +224,6 @@ def _boxes(cells: np.ndarray, version: int) -> np.ndarray:
         is_shape = (np.abs(off) > 1).any(axis=1) & (off != 90).any(axis=1)
         boxes[is_shape] = shape.reshape(-1, 3, 3)[is_shape]
     boxes[~(np.stack([a, b, c], axis=1) > 0).all(axis=1)] = 0
-    return boxes.astype(np.float32)
+    # What is too large for single precision is infinite; whoever asked for it looks at that.
+    with np.errstate(over="ignore"):
+        return boxes.astype(np.float32)

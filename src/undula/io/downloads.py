@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import undula
 from undula import atomic
 from undula.errors import InputError, MachineError, UsageError
-from undula.io.datasets import read_json
+from undula.io.datasets import check_names, read_json
 
 _HEAD = 512
 _PIECE = 1 << 18
@@ -150,6 +150,7 @@ def verify_fetched(folder: Path) -> dict[str, Any]:
     files = described.get("files")
     if not isinstance(files, dict) or not files:
         raise InputError(f"{record} names no files")
+    check_names(folder, files)
     for file, promised in files.items():
         path = folder / file
         if not path.is_file():

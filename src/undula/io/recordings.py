@@ -39,13 +39,14 @@ from undula import atomic
 from undula.errors import InputError, Notice, one_line
 from undula.io.arrays import load_array
 from undula.io.datasets import (
+    check_names,
     check_request,
     read_json,
     read_structure,
     verify_files,
     write_structure,
 )
-from undula.io.scratch import READ_BYTES, parts
+from undula.io.scratch import HELD_BYTES, parts
 from undula.notices import REPORT, from_json, merged, write_report
 from undula.types import MolecularSystem
 
@@ -92,6 +93,7 @@ class RecordedFrames:
         start_ps: Time of the first frame, ps.
         differences: Whether differences of positions are velocities; none if not examined.
         notices: What was dropped, assumed or guessed.
+        release: Called after some frames were looked at, so that those on disk can be let go.
     """
 
     positions: Float[Tensor, "frames atoms 3"]
@@ -102,6 +104,7 @@ class RecordedFrames:
     start_ps: float = 0.0
     differences: Differences | None = None
     notices: tuple[Notice, ...] = ()
+    release: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         frames, atoms = self.positions.shape[:2]
@@ -132,6 +135,7 @@ class RecordedFrames:
                 if not torch.isfinite(value[some]).all():
                     frame = some.start + int((~torch.isfinite(value[some])).nonzero()[0, 0])
                     raise InputError(f"{what} are not finite, first in frame {frame + 1}")
+                self.release()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -318,7 +322,7 @@ def _write_frames(
     path: Path, value: Tensor, dtype: torch.dtype, release: Callable[[], None]
 ) -> str:
     """Write an array as ``.npy``, a large one a few frames at a time; return its SHA-256."""
-    if value.numel() * dtype.itemsize <= READ_BYTES:
+    if value.numel() * dtype.itemsize <= HELD_BYTES:
         return atomic.write_array(path, value.detach().cpu().to(dtype).numpy())
     content = hashlib.sha256()
     with atomic.replacing(path) as temporary, temporary.open("wb") as file:
@@ -333,16 +337,13 @@ def _write_frames(
     return content.hexdigest()
 
 
-def write_recording(
-    folder: Path, name: str, frames: RecordedFrames, release: Callable[[], None] = lambda: None
-) -> None:
+def write_recording(folder: Path, name: str, frames: RecordedFrames) -> None:
     """Write one trajectory: its arrays, then what they are with their SHA-256.
 
     Args:
         folder: The folder of recordings.
         name: Of the recording; the beginning of its file names.
         frames: The trajectory.
-        release: Called after some frames were written.
 
     Raises:
         MachineError: The place is full, read-only or not allowed.
@@ -354,7 +355,9 @@ def write_recording(
         "potential": (frames.potential, torch.float64),
     }
     written = {
-        f"{name}.{what}.npy": _write_frames(folder / f"{name}.{what}.npy", value, dtype, release)
+        f"{name}.{what}.npy": _write_frames(
+            folder / f"{name}.{what}.npy", value, dtype, frames.release
+        )
         for what, (value, dtype) in arrays.items()
         if value is not None
     }
@@ -476,6 +479,7 @@ def open_recordings(folder: Path) -> Recordings:
             f"{folder} has the recordings format {manifest.get('format')}, not {FORMAT}"
         )
     try:
+        check_names(folder, manifest["files"])
         missing = next((f for f in manifest["files"] if not (folder / f).is_file()), None)
         if missing is not None:
             raise InputError(f"{folder / missing} is missing")
@@ -484,6 +488,9 @@ def open_recordings(folder: Path) -> Recordings:
         recordings = tuple(
             _recording(folder, entry, len(system)) for entry in manifest["recordings"]
         )
+        named = sorted(_description(one.name) for one in recordings)
+        if named != sorted(f for f in manifest["files"] if f.endswith(_description(""))):
+            raise InputError(f"{folder / 'manifest.json'} is damaged: it lists other recordings")
         if {one.frame_ps for one in recordings} != {manifest["frame_ps"]}:
             raise InputError(f"{folder / 'manifest.json'} is damaged: its frame_ps is another")
         reference = None

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from undula.errors import MachineError
 
+HELD_BYTES = 2**24
+"""The most that is held in memory as a whole."""
 READ_BYTES = 2**26
-"""Positions that are read at once, and the most that are held in memory as a whole."""
+"""Positions that are read at once: opening a file anew takes a second."""
 WORK_BYTES = 2**23
 """Positions that are worked on at once: doubles and what is between take 15 times as much."""
 
@@ -43,7 +45,7 @@ class Scratch:
             MachineError: The disk is full, or nothing may be written there.
         """
         size = math.prod(shape) * dtype.itemsize
-        if self.near is None or size <= READ_BYTES:
+        if self.near is None or size <= HELD_BYTES:
             return torch.empty(shape, dtype=dtype)
         try:
             with tempfile.TemporaryFile(dir=self.near) as file:

@@ -38,7 +38,7 @@ from undula.io.dcd import open_dcd
 from undula.io.formats import STRUCTURE_FORMATS, recognise
 from undula.io.frame_file import FrameFile, Frames
 from undula.io.models import ModelFile, open_models
-from undula.io.scratch import MEMORY, READ_BYTES, Scratch, parts
+from undula.io.scratch import HELD_BYTES, MEMORY, READ_BYTES, Scratch, parts
 from undula.io.structures import load_structure
 from undula.io.trr import open_trr
 from undula.io.xtc import open_xtc
@@ -195,7 +195,7 @@ def read_frames(
 
 def _read(file: FrameFile, kept: np.ndarray, atoms: np.ndarray, scratch: Scratch) -> Frames:
     """Read and check frames, many of them part by part."""
-    if scratch.near is None or 12 * len(kept) * len(atoms) <= READ_BYTES:
+    if scratch.near is None or 12 * len(kept) * len(atoms) <= HELD_BYTES:
         frames = file.read(kept, atoms)
         check_coordinates(file.path, frames, kept)
         return frames

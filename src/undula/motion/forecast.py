@@ -16,7 +16,7 @@ from undula import atomic, estimates
 from undula.data.bundled import motion_models
 from undula.errors import InputError, Notice, UsageError
 from undula.io.arrays import load_array
-from undula.io.datasets import read_json, write_structure
+from undula.io.datasets import check_names, read_json, write_structure
 from undula.io.recordings import read_system, write_system
 from undula.learn.checkpoint import described_in
 from undula.motion.baselines.trivial import Ballistic, LinearForecaster, ObservedMean
@@ -75,7 +75,10 @@ class MovingAtoms:
         shape = (len(self.expected.lags_ps), len(self.system), 3)
         if self.expected.mean.shape != shape or self.samples.shape[1:] != shape:
             raise InputError(f"{name}: a forecast of {shape[0]} times and {shape[1]} atoms differs")
-        if not torch.isfinite(self.expected.mean).all() or not torch.isfinite(self.samples).all():
+        told = [self.samples, self.now]
+        for row in (self.expected, *self.trivial.values()):
+            told += [one for one in (row.mean, row.spread, row.velocities) if one is not None]
+        if not all(bool(torch.isfinite(one).all()) for one in told):
             raise InputError(f"{name}: the forecast is not finite")
 
     @property
@@ -178,6 +181,7 @@ class MovingAtoms:
             raise InputError(f"{folder} holds no forecast of atoms of format {FORMAT}")
         with described_in(folder / "forecast.json"):
             state, files = folder / STATE, dict[str, str](described["files"])
+            check_names(folder, files)
             for name, promised in files.items():
                 if not (state / name).is_file() or atomic.sha256(state / name) != promised:
                     raise InputError(f"{state / name} is missing or has changed")

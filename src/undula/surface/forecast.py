@@ -132,7 +132,8 @@ class MovingSurface:
             Å, negative inside.
         """
         self._check_sample(sample)
-        return self.posed.values(self.posed.known(points), time_ps, sample).to(points.dtype)
+        values = self.posed.values(self.posed.known(points), time_ps, sample)
+        return self._checked(values).to(points.dtype)
 
     def sample_sdf(
         self, points: Float[Tensor, "n 3"], time_ps: float
@@ -149,7 +150,7 @@ class MovingSurface:
             self.posed.samples(self.posed.known(part), time_ps, self.samples)
             for part in points.split(self.chunk)
         ]
-        return torch.cat(parts, dim=1).to(points.dtype)
+        return self._checked(torch.cat(parts, dim=1)).to(points.dtype)
 
     def sample_lattice(self, time_ps: float, lattice: Lattice) -> Float[Tensor, "samples nx ny nz"]:
         """Return the signed distances of all samples on a lattice, Å."""
@@ -158,7 +159,7 @@ class MovingSurface:
             self.posed.samples(known[rows], time_ps, self.samples)
             for rows in torch.arange(lattice.nodes).split(self.chunk)
         ]
-        return torch.cat(parts, dim=1).reshape(self.samples, *lattice.shape)
+        return self._checked(torch.cat(parts, dim=1)).reshape(self.samples, *lattice.shape)
 
     def level_set(
         self,
@@ -219,9 +220,18 @@ class MovingSurface:
             nodes = ((points - lattice.origin) / lattice.spacing).round().long()
             x, y, z = nodes.minimum(last).unbind(dim=1)
             rows = (x * shape[1] + y) * shape[2] + z
-            return self.posed.values(known[rows], time_ps, sample).to(points.dtype)
+            return self._checked(self.posed.values(known[rows], time_ps, sample)).to(points.dtype)
 
         return extract(values, lattice, level=level, chunk=self.chunk)
+
+    def _checked(self, values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Return what the model forecasts, or raise where that is no number."""
+        if not torch.isfinite(values).all():
+            raise InputError(
+                f"{self.structure.name}: the model forecasts what is not finite; it does not serve "
+                "this protein, or its weights are damaged"
+            )
+        return values
 
     def _check_sample(self, sample: int | None) -> None:
         if sample is not None and not 0 <= sample < self.samples:

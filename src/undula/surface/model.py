@@ -291,7 +291,10 @@ class SurfaceModel(nn.Module):
                 shortest_ps=float(description["shortest_ps"]),
                 horizon_ps=float(description["horizon_ps"]),
                 generator=torch.Generator(),
-            ).to(weights["latents"].dtype)
+            )
+            # What is learned may be of either precision; where systems lie is always double.
+            for learned in model.parameters():
+                learned.data = learned.data.to(weights["latents"].dtype)
             check_dtypes(model, weights)
             model.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -60,6 +61,8 @@ class QMPNNConfig:
             raise UsageError(
                 f"channels of Q-MPNN should name degrees 0 and 1 at least, not {self.channels}"
             )
+        if self.messages not in get_args(Form):
+            raise UsageError(f"messages of Q-MPNN are {', '.join(get_args(Form))}")
         coupling(tuple(self.channels), len(self.channels) - 1)
         for name in ("layers", "readout", "code"):
             if getattr(self, name) < 1:
