@@ -197,6 +197,7 @@ WRITERS = {
     "io/archives.py": "large members, piece by piece, under the name that atomic.replacing lends",
     "io/atom_export.py": "XTC by mdtraj, under the name that atomic.replacing lends",
     "io/downloads.py": "NAME.part grows while it comes, and is published when it is whole",
+    "io/recordings.py": "long arrays, part by part, under the name that atomic.replacing lends",
     "io/trajectory_child.py": "for its parent, in a temporary folder of its own",
     "io/xtc.py": "for the process that decodes, in a temporary folder of its own",
     "learn/sweep.py": "lock files; Optuna's journal is only ever appended to",
