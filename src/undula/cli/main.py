@@ -16,6 +16,7 @@ import undula
 from undula.cli.stopping import Stopped, stoppable
 from undula.cli.streams import settle_streams, silence_stdout
 from undula.errors import MachineError, UndulaError, UsageError, printable
+from undula.estimates import ran_out
 
 VERBS = {
     "demo": "bundled protein and weights -> undula-demo/index.html, no network",
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"undula: {place}{error.strerror or error}", file=sys.stderr)
         return MachineError.exit_code
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not ran_out(error):
             raise
         print(f"undula: there is too little memory ({_first_line(error)})", file=sys.stderr)
         return MachineError.exit_code
@@ -112,15 +113,6 @@ def _run(words: Sequence[str]) -> int:
 def _again(words: Sequence[str]) -> str:
     """Return how a command that was stopped goes on."""
     return f"undula: the same command goes on: {shlex.join(['undula', *words])}"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; torch says so in words, and on a GPU by a class of its own."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 def _first_line(error: Exception) -> str:
