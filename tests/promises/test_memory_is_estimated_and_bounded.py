@@ -22,11 +22,13 @@ from undula.estimates import memory_size
 
 FACTOR = 1.5
 ROOT = Path(__file__).parents[2]
-RUN = """
-import resource, sys
+RUN = f"""
+import sys
 from undula.cli.main import main
 code = main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+from memory import peak_bytes
+print("peak", peak_bytes())
 sys.exit(code)
 """
 QUICK = [

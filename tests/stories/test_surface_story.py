@@ -192,7 +192,7 @@ def test_the_demo_forecasts_a_protein_that_was_not_trained_on_and_is_honest(tmp_
     trained_on = {one["name"] for one in load_trained(models()["any"]).provenance["data"]}
     assert trained_on
     assert "1vii_A" not in trained_on
-    rows = {row["name"]: row["mean"]["iou"] for row in described["rows"]}
+    rows = {row["name"]: row["mean"]["iou"] for row in described["rows"] if row["kind"] != "oracle"}
     assert rows["model"] > rows["blurred first frame"] > rows["copied first frame"]
     assert "averaged training frames" not in rows
     assert described["verdicts"][0] in printed
