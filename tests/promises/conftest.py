@@ -236,6 +236,8 @@ def every_verb(
         words("data verify", "surface", "motion"),
         [*words("data split", "two.fasta", "--program", "undula", out="split.json"),
          *("--counts", "1", "0", "1")],
+        words("models verify", "any"),
+        words("doctor"),
         words("demo", out="demo"),
     ]  # fmt: skip
     if importlib.util.find_spec("openmm") and importlib.util.find_spec("pdbfixer"):

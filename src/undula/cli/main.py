@@ -29,6 +29,8 @@ VERBS = {
     "evaluate": "forecast against truth, beside the trivial forecasts: table, JSON, plots",
     "show": "write the page of a forecast",
     "data": "list, fetch (atlas), split by sequence identity, verify",
+    "models": "the bundled models: list, card, verify",
+    "doctor": "versions, devices, extras, weights, and the rotation test",
 }
 
 USAGE = "\n".join(
