@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undula.errors import InputError, Notice, UsageError
+from undula.errors import Notice, UsageError
 from undula.learn.checkpoint import load_weights
-from undula.motion.catalog import KINDS
+from undula.motion.catalog import KINDS, TrainedForecaster, load_forecaster
 from undula.motion.forecast import MovingAtoms, forecast_atoms
 from undula.motion.forecast_scores import AtomEvaluation, evaluate_atoms
-from undula.motion.trained import KIND, WEIGHTS, TrainedMotion
+from undula.motion.trained import WEIGHTS
 from undula.motion.windows import Window
 from undula.surface.evaluation import Evaluation, EvaluationConfig
 from undula.surface.evaluation import evaluate as evaluate_surface
@@ -91,8 +91,8 @@ def export(result: MovingSurface | MovingAtoms, folder: Path, **options: Any) ->
     return export_surface(result, folder, **options)
 
 
-def load_trained(folder: Path) -> SurfaceForecaster | TrainedMotion:
-    """Read a trained model of surfaces or of atoms.
+def load_trained(folder: Path) -> SurfaceForecaster | TrainedForecaster:
+    """Read a trained model of surfaces, or of atoms of any kind of `undula.motion.catalog`.
 
     Args:
         folder: A run folder of ``undula train``, or bundled weights.
@@ -101,12 +101,7 @@ def load_trained(folder: Path) -> SurfaceForecaster | TrainedMotion:
         InputError: No trained model there, or a damaged one.
     """
     path = folder / WEIGHTS
-    kinds = {kind.stored: kind.name for kind in KINDS.values()}
-    if path.is_file() and (stored := load_weights(path)[1].get("kind")) in kinds:
-        if stored != KIND:
-            raise InputError(
-                f"{path} holds a baseline, {kinds[stored]}: undula evaluate --protocol scores it, "
-                "or undula.motion.catalog.load_forecaster reads it; forecasts are made by DoMiNO"
-            )
-        return TrainedMotion.load(folder)
+    kinds = {kind.stored for kind in KINDS.values()}
+    if path.is_file() and load_weights(path)[1].get("kind") in kinds:
+        return load_forecaster(folder)
     return load_surface(folder)

@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ Result = TypeVar("Result")
 
 LOCK = f"{OWN_PREFIX}lock"
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"(\d+)-.*")
+_AGAIN_SECONDS = 0.05
 _NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
@@ -57,7 +59,7 @@ _claims: dict[Path, _Claim] = {}
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, *, within: bool = True, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder while it is written, or refuse; the same thread may claim it again within.
 
     What earlier writers that were killed left unfinished is removed. At the end the lock file is
@@ -66,6 +68,10 @@ def claimed(folder: Path) -> Iterator[None]:
 
     Args:
         folder: Made if it is missing.
+        within: Whether folders within are tidied, too: not where only a file is written, into a
+            folder that may be anybody's.
+        patience: How many seconds to wait for another process, where it holds the folder for
+            moments only.
 
     Raises:
         MachineError: Another process writes there, which the message names; or the place is full,
@@ -81,12 +87,12 @@ def claimed(folder: Path) -> Iterator[None]:
         return
     made = [one for one in (place, *place.parents) if not one.exists()]
     try:
-        descriptor = _taken(folder, place / LOCK)
+        descriptor = _taken(folder, place / LOCK, time.monotonic() + patience)
     except OSError as error:
         raise MachineError(f"cannot write {folder}: {error.strerror or error}") from error
     _claims[place] = _Claim(thread=threading.get_ident(), descriptor=descriptor)
     try:
-        _clear_leftovers(place)
+        _clear_leftovers(place, within)
         yield
     finally:
         del _claims[place]
@@ -121,8 +127,8 @@ def claims(
     return claiming
 
 
-def _taken(folder: Path, path: Path) -> int:
-    """Open and lock the file of that name, and write into it who holds it.
+def _taken(folder: Path, path: Path, latest: float) -> int:
+    """Open and lock the file of that name, by some time, and write into it who holds it.
 
     Raises:
         OSError: The folder cannot be written.
@@ -136,8 +142,10 @@ def _taken(folder: Path, path: Path) -> int:
             continue
         try:
             if not _locked(descriptor):
-                raise MachineError(_refusal(folder, descriptor))
-            if _still_named(descriptor, path):
+                if time.monotonic() >= latest:
+                    raise MachineError(_refusal(folder, descriptor))
+                time.sleep(_AGAIN_SECONDS)
+            elif _still_named(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(asdict(_myself())).encode(), 0)
                 return descriptor
@@ -228,8 +236,8 @@ def _began(pid: int) -> str:
     return fields.rpartition(")")[2].split()[19]
 
 
-def _clear_leftovers(place: Path) -> None:
-    """Remove temporary files of processes that ended within a write.
+def _clear_leftovers(place: Path, within: bool) -> None:
+    """Remove temporary files of processes that ended within a write, and those in folders within.
 
     Folders within that have a lock of their own are left to their writers.
 
@@ -239,7 +247,7 @@ def _clear_leftovers(place: Path) -> None:
     try:
         for name, folders, files in os.walk(place):
             here = Path(name)
-            folders[:] = [one for one in folders if not (here / one / LOCK).exists()]
+            folders[:] = [one for one in folders if within and not (here / one / LOCK).exists()]
             for file in files:
                 found = _TEMPORARY.fullmatch(file)
                 pid = int(found[1]) if found else 0

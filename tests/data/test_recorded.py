@@ -12,7 +12,7 @@ from undula.data.recorded import (
     record,
 )
 from undula.errors import InputError, UsageError
-from undula.io import recordings, scratch, trajectories
+from undula.io import recordings, scratch
 from undula.io.recordings import open_recordings
 from undula.io.trajectories import load_trajectory
 
@@ -182,9 +182,9 @@ def through_disk(monkeypatch):
         made.append(len(self._maps))
         return found
 
-    for module in (scratch, trajectories, recordings):
+    for module in (scratch, recordings):
         monkeypatch.setattr(module, "HELD_BYTES", 1000)
-    monkeypatch.setattr(trajectories, "READ_BYTES", 3000)
+    monkeypatch.setattr(scratch, "READ_BYTES", 3000)
     monkeypatch.setattr(scratch, "WORK_BYTES", 1000)
     monkeypatch.setattr(scratch.Scratch, "empty", counted)
     return made

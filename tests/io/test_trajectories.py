@@ -192,6 +192,57 @@ def test_frames_of_other_decimals_are_read(topology, positions, tmp_path):
     assert len(open_trajectory(joined).headers) == 2 * FRAMES
 
 
+def packed_otherwise(xtc: Path, frames) -> None:
+    """Set the last bit of some frames, which no coordinate needs."""
+    content, ends = bytearray(xtc.read_bytes()), [*frame_starts(xtc)[1:], xtc.stat().st_size]
+    for frame in frames:
+        content[ends[frame] - 1] ^= 1
+    xtc.write_bytes(content)
+
+
+@pytest.mark.parametrize("within", [slice(None), slice(5, 6), slice(4, 6)])
+def test_a_frame_that_is_packed_otherwise_than_the_others_is_damaged(topology, xtc, within):
+    whole = load_trajectory(topology, xtc)
+    packed_otherwise(xtc, [5])
+    with pytest.raises(InputError, match=r"frame 6 is damaged .* do not pack into its bytes"):
+        load_trajectory(topology, xtc, start=within.start or 0, stop=within.stop)
+    others = load_trajectory(topology, xtc, stop=5)
+    assert torch.equal(others.positions, whole.positions[:5])
+
+
+def test_a_file_of_another_writer_is_read_with_a_notice(topology, xtc):
+    whole = load_trajectory(topology, xtc)
+    packed_otherwise(xtc, range(FRAMES))
+    trajectory = load_trajectory(topology, xtc)
+    assert torch.equal(trajectory.positions, whole.positions)
+    assert codes(trajectory) == {"packing-unknown": FRAMES}
+
+
+@pytest.mark.parametrize("precision", [10.0, 123.456, 1e6])
+def test_packing_is_compared_at_any_precision_part_by_part(
+    positions, tmp_path, monkeypatch, precision
+):
+    path = write_xtc(tmp_path / "a.xtc", positions)
+    content = bytearray(path.read_bytes())
+    for start in frame_starts(path):
+        struct.pack_into(">f", content, start + 56, precision)
+    path.write_bytes(content)
+    child = tmp_path / "child.py"
+    text = Path(trajectory_child.__file__).read_text()
+    child.write_text(text.replace("2**22", str(5 * positions[0].nbytes)))
+    monkeypatch.setattr(trajectory_child, "__file__", str(child))
+    for changed in ([], [7]):
+        packed_otherwise(path, changed)
+        _, alike = open_trajectory(path).decoded(np.arange(FRAMES), np.arange(3))
+        assert np.nonzero(~alike)[0].tolist() == changed
+
+
+def test_coordinates_too_far_out_to_compare_are_not(positions, tmp_path):
+    far = write_xtc(tmp_path / "a.xtc", positions + np.float32(5000.0))
+    frames = open_trajectory(far).read(np.arange(FRAMES), np.arange(3))
+    assert frames.notices == ()
+
+
 def test_one_frame_without_a_time_is_no_frame(topology, positions, tmp_path):
     path = write_xtc(tmp_path / "a.xtc", positions[:2], times=[np.nan, 2.0])
     assert load_trajectory(topology, path).times_ps.tolist() == [2.0]

@@ -137,6 +137,9 @@ def test_two_processes_share_the_trials(tmp_path):
     for worker in workers:
         worker.join(timeout=120)
     assert [worker.exitcode for worker in workers] == [0, 0]
+    # Whoever ended last has written all.
+    noted = json.loads((tmp_path / "sweep.json").read_text())["trials"]
+    assert [trial["state"] for trial in noted] == ["complete"] * 8
     trials = run(tmp_path, trials=8)
     assert len(trials) == 8
     assert {trial.state for trial in trials} == {"complete"}

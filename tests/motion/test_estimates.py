@@ -18,7 +18,15 @@ from undula.motion.estimates import (
 from undula.motion.model import MotionModelConfig
 
 SIZE = MotionSize(
-    atoms=5000, observed=100, times=64, samples=8, features=32, neighbours=20.0, at_once=64
+    atoms=5000,
+    observed=100,
+    times=64,
+    samples=8,
+    features=32,
+    neighbours=20.0,
+    at_once=64,
+    states=5,
+    passes=3160.0,
 )
 
 

@@ -20,7 +20,7 @@ from undula.estimates import LATER_BYTES, resident_bytes
 from undula.motion import forecast as forecast_module
 from undula.motion.estimates import fitted, forecast_bytes
 from undula.motion.forecast import MovingAtoms, forecast_atoms, holds_atoms, sized
-from undula.motion.forecast_scores import MODEL_ROW, evaluate_atoms
+from undula.motion.forecast_scores import evaluate_atoms
 from undula.motion.observed import window as cut
 from undula.types import Trajectory
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_forecast_gets_one_sentence(model, seen, times, error, se
 def test_what_does_not_fit_is_refused_at_once_with_what_does(model):
     seen = window(argon(12))
     held = resident_bytes() + LATER_BYTES
-    size = sized(seen, model, 9, 2000)
+    size = sized(seen, model, TIMES, 2000)
     room = held + int(forecast_bytes(replace(size, samples=500, at_once=1)))
     with pytest.raises(MachineError, match=r"allowed; [0-9]+ samples fit$") as caught:
         forecast_atoms(seen, TIMES, model, samples=2000, memory_limit=room)
@@ -160,7 +160,7 @@ def test_a_limit_cuts_the_times_and_hardly_changes_the_forecast(model, moving):
     )
     torch.testing.assert_close(cut.expected.mean, moving.expected.mean)
     torch.testing.assert_close(cut.samples, moving.samples)
-    size = sized(window(argon(12)), model, 64, 0)
+    size = sized(window(argon(12)), model, [0.1] * 64, 0)
     whole, least = (forecast_bytes(replace(size, at_once=n)) for n in (64, 8))
     limit = resident_bytes() + LATER_BYTES + int(whole + least) // 2
     assert fitted(size, limit, "argon").at_once < 64
@@ -224,12 +224,12 @@ def test_a_forecast_of_the_truth_itself_has_no_error(moving):
     ahead = positions[OBSERVED - 1 : OBSERVED + 8]
     perfect = replace(moving, expected=replace(moving.expected, mean=ahead, spread=None))
     found = evaluate_atoms(perfect, truth)
-    assert max(found.scores[MODEL_ROW]["error"]) < 1e-9
+    assert max(found.scores["DoMiNO"]["error"]) < 1e-9
     assert found.lags_ps == moving.lags_ps[1:]
     still = found.scores["last position"]["error"]
     expected = (ahead - ahead[0]).square().mean(dim=(1, 2)).sqrt()[1:]
     assert still == pytest.approx(expected.tolist())
-    assert found.kinds[MODEL_ROW] == "model"
+    assert found.kinds["DoMiNO"] == "model"
     assert found.kinds["ballistic"] == "trivial"
 
 
@@ -262,7 +262,7 @@ def test_a_truth_that_begins_later_is_scored_and_said(moving):
 def test_times_without_a_true_frame_are_counted(moving):
     found = evaluate_atoms(moving, followed(argon(12), OBSERVED + 5))
     assert [(one.code, one.count) for one in found.notices] == [("no-true-frame", 3)]
-    assert len(found.scores[MODEL_ROW]["crps"]) == 5
+    assert len(found.scores["DoMiNO"]["crps"]) == 5
 
 
 @pytest.mark.parametrize(

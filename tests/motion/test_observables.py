@@ -148,6 +148,23 @@ def test_frames_with_boxes_of_their_own_are_weighted_by_their_volume():
     torch.testing.assert_close(radial_distribution(positions, boxes, edges), sum(each) / 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiled_loop_counts_what_is_counted_on_any_device(dtype):
+    edges = torch.arange(0, 13, 0.2, dtype=dtype).square()
+    generator = torch.Generator().manual_seed(0)
+    some = 200 * torch.rand(3, 40, len(edges), generator=generator, dtype=dtype)
+    odd = torch.tensor([float("nan"), float("inf"), -1e-7, 0.0], dtype=dtype)
+    some[0, 0], some[0, 1, :4] = edges, odd
+    some[0, 2] = edges.nextafter(torch.zeros_like(edges))
+    excluded = torch.rand(40, len(edges), generator=generator) < 0.1
+    excluded[:3] = False
+    found = [torch.zeros(3, len(edges) - 1, dtype=torch.long) for _ in range(2)]
+    observables._counted_on_cpu(some, excluded, edges, found[0])
+    observables._counted(some.clone(), excluded, edges, found[1])
+    assert found[0].sum() > 3000
+    assert torch.equal(*found)
+
+
 def test_refuses_shells_that_reach_out_of_the_box_and_atoms_without_pairs():
     edges = torch.tensor([0.0, 4.0]).double()
     with pytest.raises(UsageError, match=r"reach to 4 Å, but only 3\.5"):

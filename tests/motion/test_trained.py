@@ -21,7 +21,7 @@ from tests.motion.small_systems import (
 from undula.errors import InputError, UsageError
 from undula.io.recordings import RecordedFrames
 from undula.motion.noise import window_lengths
-from undula.motion.trained import TIMES_AT_ONCE, TrainedMotion
+from undula.motion.trained import TIMES_AT_ONCE, TrainedMotion, together
 from undula.motion.windows import AtomForecaster, Window
 
 LAGS = FRAME_PS * torch.tensor([0.0, 1, 4.5, 8, 16])
@@ -173,6 +173,16 @@ def test_decodes_at_a_coarser_level_without_another_training(model):
     for level in (-1, 3):
         with pytest.raises(UsageError, match="3 levels"):
             model.at_level(level)
+
+
+def test_levels_decoded_together_say_the_same_to_the_last_bit_as_one_by_one():
+    model = single(trained(argon(12)))
+    ways = [model, model.at_level(0), model.at_level(1)]
+    for found, way in zip(together(ways)(seen(argon(12)), LAGS), ways, strict=True):
+        alone = way.forecast(seen(argon(12)), LAGS)
+        assert torch.equal(found.mean, alone.mean)
+        assert torch.equal(found.spread, alone.spread)
+        assert torch.equal(found.velocities, alone.velocities)
 
 
 @pytest.mark.parametrize("aligned", [False, True], ids=["as it is", "aligned"])

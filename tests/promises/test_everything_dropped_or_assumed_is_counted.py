@@ -171,6 +171,32 @@ def test_a_forecast_of_atoms_counts_what_its_window_lost(workplace, tmp_path, ca
     check_told(told, found)
 
 
+def test_strict_refuses_before_the_work_is_done(workplace, odd, tmp_path, capsys, monkeypatch):
+    def work(*_, **__):
+        raise AssertionError("work was begun")
+
+    out = tmp_path / "out"
+    atoms = workplace.commands["forecast atoms"](out)
+    for place in (
+        "undula.motion.forecast._forecast",
+        "undula.surface.forecast.measured",
+        "undula.data.prepare.load_trajectory",
+        "undula.data.recorded.read_frames",
+    ):
+        monkeypatch.setattr(place, work)
+    sentence = check_strict(capsys, [*atoms, "--last", "5"], out, more=0)
+    assert "the window has 5 frames, in training there were 6" in sentence
+    late = forecast_words(workplace, workplace.folder / "peptide.pdb", out)
+    late[late.index("1")] = "1,5000"
+    assert "1 times lie beyond" in check_strict(capsys, late, out, more=0)
+    run = ["-o", str(out), str(odd), str(workplace.folder / "run.pdb")]
+    check_strict(capsys, ["prepare", *run], out, more=3)
+    check_strict(capsys, ["prepare", "atoms", *run, "--hydrogens", "drop"], out, more=1)
+    monkeypatch.setattr("undula.motion.catalog.load_forecaster", work)
+    atoms[1] = str(odd)
+    check_strict(capsys, [*atoms, "--hydrogens", "drop"], out, more=1)
+
+
 def test_an_evaluation_counts_what_the_truth_lost(workplace, odd, tmp_path, capsys):
     out = tmp_path / "out"
     structure = workplace.folder / "peptide.pdb"

@@ -11,8 +11,12 @@ import threading
 import time
 
 import pytest
+from tests.faults import files
 
 from undula import atomic
+from undula.data import prepare
+from undula.data.atlas import prepare_atlas
+from undula.data.prepare import write_record
 from undula.errors import MachineError, UsageError
 from undula.locks import LOCK, claimed, claims
 from undula.motion.studies.study import run_motion_study
@@ -55,6 +59,69 @@ def test_simulations_and_structures_refuse_it_too(workplace, children, holder, t
     structure.write_bytes((workplace.folder / "peptide.pdb").read_bytes())
     words = ["prepare", "static", str(structure), "-o", str(tmp_path), "--frames", "3"]
     assert_refused(children.run(words), holder)
+
+
+def test_the_record_of_many_data_sets_is_kept_from_other_writers(
+    workplace, children, holder, tmp_path, monkeypatch
+):
+    words = [
+        "prepare",
+        "static",
+        str(workplace.folder / "peptide.pdb"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert_refused(children.run([*words, "--frames", "3"]), holder)
+    (tmp_path / "atlas").mkdir()
+    for name in ("1vii_A.pdb", "1vii_A_R1.xtc"):
+        (tmp_path / "atlas" / name).write_bytes(b"")
+    monkeypatch.setattr(prepare, "RECORD_SECONDS", 0.1)
+    with pytest.raises(MachineError, match=f"process {holder.pid}"):
+        prepare_atlas(tmp_path / "atlas", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+
+
+def test_processes_that_note_data_sets_in_one_record_lose_none(tmp_path):
+    path, names = tmp_path / "sets" / "static.json", [f"set {k}" for k in range(6)]
+    started = []
+    for name in names:
+        started.append(os.fork())
+        if started[-1] == 0:
+            try:
+                write_record(path, {"origin": "here"}, {name: name}, {})
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert [os.waitpid(pid, 0)[1] for pid in started] == [0] * len(names)
+    assert json.loads(path.read_text())["datasets"] == {name: name for name in names}
+    assert [one.name for one in path.parent.iterdir()] == ["static.json"]
+
+
+def test_pages_and_splits_are_not_written_beside_another_writer(
+    workplace, children, holder, tmp_path
+):
+    result, taken = tmp_path / "result", str(tmp_path / "out" / "file")
+    assert children.run(workplace.commands["forecast"](result)).code == 0
+    assert_refused(children.run(["show", str(result), "-o", taken]), holder)
+    (tmp_path / "two.fasta").write_text(">a\nACDEFGHIKL\n>b\nMNPQRSTVWY\n")
+    split = ["data", "split", str(tmp_path / "two.fasta"), "--counts", "1", "0", "1"]
+    assert_refused(children.run([*split, "--program", "undula", "-o", taken]), holder)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+
+
+def test_a_result_is_not_shown_or_scored_while_it_is_written(workplace, children, tmp_path):
+    out = tmp_path / "out"
+    assert children.run(workplace.commands["forecast"](out)).code == 0
+    before = files(out)
+    child = children.start([], hold=str(out))
+    child.wait_until(lambda: "held" in child.files[1].read_text())
+    truth = ["--truth", str(workplace.folder / "run.pdb"), "--spacing", "3", "--samples", "100"]
+    assert_refused(children.run(["show", str(out)]), child)
+    assert_refused(children.run(["evaluate", str(out), *truth]), child)
+    child.signal(signal.SIGKILL)
+    child.wait()
+    (out / LOCK).unlink()
+    assert files(out) == before
 
 
 @pytest.mark.parametrize("study", [run_study, run_motion_study])
@@ -105,6 +172,24 @@ def test_one_thread_may_claim_twice_and_another_may_not(tmp_path):
     assert not (tmp_path / LOCK).exists()
 
 
+def test_a_patient_writer_waits_for_one_of_moments(tmp_path):
+    holding, seconds = threading.Event(), 0.3
+
+    def other():
+        with claimed(tmp_path):
+            holding.set()
+            time.sleep(seconds)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    holding.wait()
+    with pytest.raises(MachineError), claimed(tmp_path, patience=0.01):
+        pass
+    with claimed(tmp_path, patience=30.0):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    thread.join()
+
+
 def test_runs_beside_each_other_and_within_each_other_are_independent(children, tmp_path):
     child = children.start([], hold=str(tmp_path / "runs" / "one" / "seed-0"))
     child.wait_until(lambda: "held" in child.files[1].read_text())
@@ -145,6 +230,9 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_p
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
+    deep = {name: (tmp_path / name).exists() for name in names if "/" in name}
+    with claimed(tmp_path, within=False):
+        assert {name: (tmp_path / name).exists() for name in names} == {**names, **deep}
     with claimed(tmp_path):
         assert {name: (tmp_path / name).exists() for name in names} == names
 

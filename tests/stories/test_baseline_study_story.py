@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from shutil import copytree
 
 import pytest
-from tests.motion.studies.walkers import walkers
+import torch
+from tests.motion.small_systems import argon
+from tests.motion.studies.walkers import FRAME_PS, walk, walkers
 
+import undula
 from undula.cli.main import main
-from undula.errors import InputError
+from undula.errors import InputError, UsageError
 from undula.forecasts import load_trained
+from undula.io.atom_export import write_pdb, write_xtc
 from undula.motion.catalog import KINDS, load_forecaster
+from undula.motion.forecast import MovingAtoms
 
 PROTOCOL = """
 name: tiny
@@ -144,6 +150,24 @@ def test_scores_alone_are_made_again_from_the_same_weights_byte_by_byte(workplac
         assert (folder / "again" / name.removeprefix("out/")).read_bytes() == found[name]
 
 
+def test_several_processes_make_the_same_files_from_nothing(workplace, tmp_path, capsys):
+    folder, words, printed = workplace
+    again = [*words[:-4], "--runs", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]
+    assert main([*again, "--jobs", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.out == printed
+    assert "argon/lg-ode, seed 1: done" in said.err
+    known, found = files(folder), files(tmp_path)
+    assert sorted(found) == sorted(known)
+    scores = [name for name in known if name.startswith("out/")]
+    assert {name: found[name] for name in scores} == {name: known[name] for name in scores}
+    seconds = json.loads((tmp_path / "out" / "times.json").read_text())["seconds"]
+    assert "score argon/ito@20/seed-0" in seconds
+    assert "train argon/lg-ode seed 1" in seconds
+    assert main([*again, "--jobs", "0"]) == 2
+    assert "--jobs is at least 1" in capsys.readouterr().err
+
+
 def test_every_kind_lies_in_its_run_folder_with_its_provenance(workplace):
     folder, _, _ = workplace
     for row, kind in (("ours", "domino"), ("ito", "ito"), ("lg-ode", "lg-ode")):
@@ -197,9 +221,7 @@ def test_a_plateau_goes_on_with_what_is_finished_then_repeats_and_is_not_taken_f
     assert "has gone on to step" in capsys.readouterr().err
 
 
-def test_a_baseline_is_trained_on_its_own_until_its_plateau_but_makes_no_forecasts(
-    workplace, tmp_path
-):
+def test_a_baseline_is_trained_on_its_own_until_its_plateau_and_read_back(workplace, tmp_path):
     folder, _, _ = workplace
     words = ["train", "--preset", "scinet/argon", "--data", f'["{folder / "argon"}"]']
     words += ["--scinet.model", "{frames: 8, levels: 2, kernel: 3}"]
@@ -211,5 +233,82 @@ def test_a_baseline_is_trained_on_its_own_until_its_plateau_but_makes_no_forecas
     found = load_forecaster(tmp_path)
     assert type(found).__name__ == "TrainedSCINet"
     assert len(found.provenance["plateau"]["ends"]) == 2
-    with pytest.raises(InputError, match="holds a baseline, scinet"):
-        load_trained(tmp_path)
+    assert type(load_trained(tmp_path)).__name__ == "TrainedSCINet"
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory):
+    """Write what a user has: a structure, what was observed, and what came."""
+    folder = tmp_path_factory.mktemp("observed")
+    frames = walk(40, 8, 9)
+    times = [FRAME_PS * number for number in range(40)]
+    write_pdb(folder / "argon.pdb", argon(8), frames.positions[:1], box=frames.box)
+    write_xtc(folder / "seen.xtc", frames.positions[:12], times[:12], frames.box)
+    write_xtc(folder / "whole.xtc", frames.positions, times, frames.box)
+    return folder
+
+
+@pytest.mark.parametrize("row", ["lg-ode", "roller", "ito", "scinet"])
+def test_every_baseline_forecasts_as_a_user_asks_and_says_what_it_cannot(
+    workplace, observed, row, tmp_path, capsys
+):
+    run, out = workplace[0] / "runs" / "argon" / row / "seed-0", tmp_path / "out"
+    model = load_forecaster(run)
+    words = ["forecast", str(observed / "argon.pdb"), "--window", str(observed / "seen.xtc")]
+    words += ["--model", str(run), "--time", "0.05,0.4,2", "--formats", "html,xtc,pdb"]
+    assert main([*words, "-o", str(out)]) == 0
+    said = capsys.readouterr()
+    alone = f"{model.name} forecasts the mean alone: no spread and no samples"
+    drawn = ", 8 samples" if model.demands.samples else f"\n{alone}"
+    assert said.out == f"{out}: 8 atoms of argon at 3 times after 1.1 ps{drawn}\n"
+    moving = MovingAtoms.load(out)
+    assert (moving.model, moving.said) == (model.name, model.demands.said)
+    assert (moving.expected.spread is None) != model.demands.samples
+    assert list(moving.trivial) == ["last position", "observed mean", "ballistic"]
+    drawn_files = len(list(out.glob("sample-*.xtc")))
+    assert drawn_files == len(moving.samples) == (8 if model.demands.samples else 0)
+    report = json.loads((out / "report.json").read_text())
+    assert report["model"] == model.name
+    assert (report["expected_error_angstrom"] is None) != model.demands.samples
+    assert any(note.startswith(model.name) for note in moving.notes)
+    told = "ANGSTROM" if model.demands.samples else "DOES NOT SAY HOW SURE IT IS"
+    assert told in (out / "forecast.pdb").read_text()
+
+    assert main(["evaluate", str(out), "--truth", str(observed / "whole.xtc")]) == 0
+    assert model.name in capsys.readouterr().out
+    assert main(["show", str(out), "--truth", str(observed / "whole.xtc")]) == 0
+    if not model.demands.samples:
+        assert main([*words, "--samples", "2", "-o", str(tmp_path / "more")]) == 2
+        assert "has no distribution to draw samples from" in capsys.readouterr().err
+
+
+def test_python_forecasts_with_every_baseline_what_the_command_does(workplace, observed):
+    structure = undula.load_structure(observed / "argon.pdb", select="all", heterogens="keep")
+    seen = undula.window(undula.load_trajectory(structure, observed / "seen.xtc"))
+    for row in ("lg-ode", "roller", "ito", "scinet"):
+        model = undula.load_trained(workplace[0] / "runs" / "argon" / row / "seed-0")
+        moving = undula.forecast(seen, [0.4, 2.0], model)
+        wanted = model.forecast(seen, torch.tensor([0.4, 2.0], dtype=torch.float64))
+        assert torch.equal(moving.expected.mean, wanted.mean)
+        assert len(moving.samples) == (16 if model.demands.samples else 0)
+        with pytest.raises(UsageError, match="the model reaches 4 ps"):
+            undula.forecast(seen, [5.0], model)
+        short = replace(seen, positions=seen.positions[-1:], velocities=None)
+        if row != "ito":
+            with pytest.raises(InputError, match="the model takes at least"):
+                undula.forecast(short, [0.4], model)
+        other = replace(seen, frame_ps=0.2)
+        with pytest.raises(InputError, match="cut the window with frame_ps"):
+            undula.forecast(other, [0.4], model)
+
+
+def test_a_rollout_that_diverges_is_said_in_the_forecast(workplace, observed):
+    structure = undula.load_structure(observed / "argon.pdb", select="all", heterogens="keep")
+    seen = undula.window(undula.load_trajectory(structure, observed / "seen.xtc"))
+    roller = load_forecaster(workplace[0] / "runs" / "argon" / "roller" / "seed-0")
+    timid = replace(roller.model.config, sane=1.0)
+    roller.model.config = timid
+    fast = replace(seen, positions=seen.positions * torch.linspace(1, 3, 12)[:, None, None])
+    moving = undula.forecast(fast, [0.4, 2.0], roller)
+    assert [notice.code for notice in moving.notices] == ["rollout-diverged"]
+    assert torch.isfinite(moving.expected.mean).all()

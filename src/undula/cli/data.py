@@ -9,6 +9,7 @@ from pathlib import Path
 
 from undula.cli.options import parse, parser, seed
 from undula.errors import InputError, UsageError
+from undula.locks import claimed
 
 ACTIONS = {
     "list": "what can be fetched, its licence and its size",
@@ -167,12 +168,13 @@ def _split(words: Sequence[str]) -> int:
     train, validation, test = options.counts
     counts = train, validation, test
     check_counts(counts, len(sequences))
-    found = similarity(sequences, config)
-    chosen = split(families(found), counts, options.seed, options.rule)
     out = Path(options.out)
-    written = write_split(
-        out, sequences, found, config, chosen, seed=options.seed, rule=options.rule
-    )
+    with claimed(out.parent, within=False):
+        found = similarity(sequences, config)
+        chosen = split(families(found), counts, options.seed, options.rule)
+        written = write_split(
+            out, sequences, found, config, chosen, seed=options.seed, rule=options.rule
+        )
     numbers = written["numbers"]
     print(f"program: {found.program} {found.version}")
     print(

@@ -148,9 +148,9 @@ def _told(found: Mapping[str, Any]) -> str:
             f"extras: {listed(found['extras'])}{hint}",
             f"programs, none of them needed: {listed(found['programs'])}",
             f"bundled weights, whole: {', '.join(found['weights'])}",
-            f"rotation: the forecast of villin, turned and written as a PDB keeps it, differs by "
-            f"at most {rotation['largest_difference']:.2g} Å from the turned forecast, which moved by "
-            f"{rotation['moved']:.2g} Å on average (allowed {TOLERANCE:g} Å; "
+            "rotation: the forecast of villin, turned and written as a PDB keeps it, differs by at "
+            f"most {rotation['largest_difference']:.2g} Å from the turned forecast, which moved "
+            f"by {rotation['moved']:.2g} Å on average (allowed {TOLERANCE:g} Å; "
             f"{rotation['seconds']:.0f} s)",
         ]
     )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +25,15 @@ from undula.cli.options import (
     seed,
     tell_estimate,
 )
-from undula.errors import Notice, UsageError
+from undula.errors import InputError, MachineError, Notice, UsageError
 from undula.estimates import asked_bytes, memory_limit
+from undula.locks import claimed
 from undula.notices import merged, refuse, tell, write_report
 
 if TYPE_CHECKING:
+    from undula.motion.studies.protocol import MotionProtocol, MotionRow, Opened
+    from undula.motion.studies.runs import MotionFitting, MotionTraining
+    from undula.motion.studies.study import Part
     from undula.surface.studies.protocol import Protocol
     from undula.types import Structure, Trajectory
 
@@ -198,8 +207,7 @@ def _run_study(words: Sequence[str]) -> int:
     return 6 if study.skipped else 0
 
 
-def _run_motion_study(words: Sequence[str]) -> int:
-    """Train the rows of a protocol of moving atoms, score them on test recordings, print tables."""
+def _motion_options(words: Sequence[str]) -> Namespace:
     p = parser(
         "evaluate --protocol",
         "Train what has no finished run yet, score all on test recordings beside the trivial "
@@ -226,41 +234,153 @@ def _run_motion_study(words: Sequence[str]) -> int:
     p.add_argument(
         "--only", nargs="+", default=[], help='rows to take, "trivial" for no model; by default all'
     )
+    p.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="train and score so many rows at once, each in a process with the memory and the "
+        "threads (OMP_NUM_THREADS) of one; the tables are the same (default: 1)",
+    )
     p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     options = parse(p, words)
+    if options.jobs < 1:
+        raise UsageError(f"--jobs is at least 1, not {options.jobs}")
+    return options
 
+
+def _motion_asked(
+    options: Namespace,
+) -> tuple[MotionProtocol, Callable[[MotionRow, Opened, int], MotionTraining | MotionFitting]]:
+    """Return the protocol with what the flags say in place of its own, and what trains its rows."""
     from undula.cli.configured import motion_contender, read_motion_protocol
+
+    protocol = read_motion_protocol(options.protocol)
+    protocol = replace(protocol, seeds=options.seeds or protocol.seeds)
+
+    def training_of(row: MotionRow, system: Opened, seed: int) -> MotionTraining | MotionFitting:
+        return motion_contender(
+            row, system, seed, options.steps, until_plateau=options.until_plateau
+        )
+
+    return protocol, training_of
+
+
+def _run_motion_study(words: Sequence[str]) -> int:
+    """Train the rows of a protocol of moving atoms, score them on test recordings, print tables."""
+    options = _motion_options(words)
+
     from undula.learn.progress import progress_on
     from undula.motion.studies.protocol import opened
-    from undula.motion.studies.study import run_motion_study
+    from undula.motion.studies.study import parts_of, run_motion_study
     from undula.viz.motion_export import write_motion_study
 
     flush_denormals()
-    protocol = read_motion_protocol(options.protocol)
-    protocol = replace(protocol, seeds=options.seeds or protocol.seeds)
+    protocol, training_of = _motion_asked(options)
     folders = _system_folders(options.data, options.systems)
     systems = opened(protocol, folders)
     for system in systems:
         system.source.verify()
     told = [notice for system in systems for notice in system.source.notices]
     refuse(told, strict=options.strict)
-    study = run_motion_study(
-        protocol,
-        systems,
-        lambda row, system, seed: motion_contender(
-            row, system, seed, options.steps, until_plateau=options.until_plateau
-        ),
-        runs=Path(options.runs),
-        out=Path(options.out),
-        only=options.only,
-        progress=lambda: progress_on(sys.stderr),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    done: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    with claimed(Path(options.out)):
+        if options.jobs > 1:
+            parts = parts_of(protocol, systems, training_of, options.only)
+            done, failed = _in_processes(words, parts, options.jobs)
+        study = run_motion_study(
+            protocol,
+            systems,
+            training_of,
+            runs=Path(options.runs),
+            out=Path(options.out),
+            only=options.only,
+            progress=lambda: progress_on(sys.stderr),
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+            done=done,
+            failed=failed,
+        )
     text, values = write_motion_study(study, Path(options.out), Path(options.runs))
     write_report(Path(options.out), [*told, *_left_out(study.skipped)], protocol=protocol.name)
     print(json.dumps(values, indent=1) if options.json else text)
     return 6 if study.skipped else 0
+
+
+def _in_processes(
+    words: Sequence[str], parts: Sequence[Part], jobs: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Do the parts of a study in several processes.
+
+    Returns:
+        What took how long, s, and what could not be trained with the reason.
+
+    Raises:
+        MachineError: A process was killed.
+    """
+    done: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_end_with_the_parent
+    )
+    try:
+        pending = {pool.submit(_part, list(words), part): part for part in parts}
+        for one in as_completed(pending):
+            part, (seconds, why) = pending[one], one.result()
+            done |= seconds
+            if why is not None:
+                failed[f"{part.system}/{part.row}"] = why
+            print(f"{part.name}: {why or 'done'}", file=sys.stderr, flush=True)
+    except BrokenProcessPool as error:
+        raise MachineError(
+            f"one of the {jobs} processes of the study was killed, perhaps for want of memory; "
+            "fewer --jobs need less"
+        ) from error
+    except BaseException:
+        for child in active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return done, failed
+
+
+def _end_with_the_parent() -> None:
+    """End this process when the one that started it is gone, however it went."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _part(words: Sequence[str], part: Part) -> tuple[dict[str, float], str | None]:
+    """Do one part of a study in a process of its own."""
+    from undula.learn.progress import SilentProgress
+    from undula.motion.studies.protocol import opened
+    from undula.motion.studies.study import run_part
+
+    flush_denormals()
+    options = _motion_options(words)
+    protocol, training_of = _motion_asked(options)
+    folder = _system_folders(options.data, options.systems)[part.system]
+    [system] = opened(protocol, {part.system: folder})
+    try:
+        seconds = run_part(
+            part,
+            protocol,
+            system,
+            training_of,
+            runs=Path(options.runs),
+            out=Path(options.out),
+            progress=SilentProgress,
+        )
+    except InputError as error:
+        return {}, str(error)
+    return seconds, None
 
 
 def _left_out(skipped: Mapping[str, str]) -> list[Notice]:

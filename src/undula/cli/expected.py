@@ -9,7 +9,7 @@ from undula.io.inspection import Inspection
 from undula.io.structures import load_structure
 from undula.motion.estimates import MotionSize
 from undula.motion.estimates import estimate as estimate_motion
-from undula.motion.trained import TIMES_AT_ONCE
+from undula.motion.trained import FIRST_PASSES, PASSES_EACH, TIMES_AT_ONCE
 from undula.surface.estimates import SurfaceSize, SurfaceWork
 from undula.surface.estimates import estimate as estimate_surface
 from undula.surface.first_frame import LocalConfig
@@ -44,6 +44,8 @@ def estimate_for(inspection: Inspection) -> dict[str, Estimate]:
                 features=FEATURES,
                 neighbours=NEIGHBOURS,
                 at_once=TIMES_AT_ONCE,
+                states=1,
+                passes=FIRST_PASSES + PASSES_EACH * TIMES,
             )
         )
     return found

@@ -32,7 +32,7 @@ SAMPLES = 32
 """Drawn by default where the model can: enough for a 90 % interval, and cheap."""
 LARGEST_SAMPLES = 1_000_000
 ATOM_SAMPLES = 8
-"""Whole futures drawn by default: each is a file."""
+"""Whole futures drawn by default where the model can: each is a file."""
 _OF_SURFACES: dict[str, Any] = {"spacing": 1.0, "level": 0.0}
 _OF_ATOMS: dict[str, Any] = {"last": None, "wrap": False, "surface": False}
 
@@ -79,9 +79,9 @@ def _parser() -> ArgumentParser:
     )
     p.add_argument(
         "--model",
-        help="run folder of undula train, or a bundled model: for surfaces "
-        f"{', '.join(models())} (default: any), for atoms {', '.join(motion_models())} (default: "
-        "the one that knows them)",
+        help="run folder of undula train or evaluate, of any kind, or a bundled model: for "
+        f"surfaces {', '.join(models())} (default: any), for atoms {', '.join(motion_models())} "
+        "(default: the one that knows them)",
     )
     p.add_argument(
         "--time",
@@ -95,7 +95,7 @@ def _parser() -> ArgumentParser:
         type=int,
         help="to draw beside the typical surface or the mean: their spread is the forecast's own "
         f"uncertainty (default: {SAMPLES} of a surface model that can, 0 of one that cannot; "
-        f"{ATOM_SAMPLES} futures of atoms)",
+        f"{ATOM_SAMPLES} futures of atoms, 0 where the model has no distribution)",
     )
     p.add_argument("--seed", type=seed, default=0, help="of the samples (default: 0)")
     p.add_argument("--spacing", type=float, default=1.0, help="of the meshes, Å (default: 1)")
@@ -134,7 +134,7 @@ def _check_kind(options: Namespace, *, atoms: bool) -> None:
 
 def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[float]) -> int:
     from undula.io.structures import load_structure
-    from undula.surface.forecast import MovingSurface, forecast
+    from undula.surface.forecast import MovingSurface, beyond_training, forecast
     from undula.surface.trained_mixture import load_trained
     from undula.viz.export import export
 
@@ -148,6 +148,7 @@ def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[flo
     )
     refuse(structure.notices, strict=options.strict)
     trained = load_trained(_model(options.model or "any", models()))
+    refuse(beyond_training(trained, times_ps), strict=options.strict)
     samples = options.samples
     if samples is None:
         samples = SAMPLES if trained.distributional else 0
@@ -179,10 +180,17 @@ def _forecast_surface(options: Namespace, formats: list[str], times_ps: list[flo
 def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float]) -> int:
     from undula.io.kinds import molecular_system
     from undula.io.structures import load_structure
+    from undula.motion.catalog import load_forecaster
     from undula.motion.estimates import estimate, fitted
-    from undula.motion.forecast import bundled_for, check_system, forecast_atoms, sized
+    from undula.motion.forecast import (
+        bundled_for,
+        check_system,
+        checked_samples,
+        forecast_atoms,
+        noticed,
+        sized,
+    )
     from undula.motion.observed import load_window
-    from undula.motion.trained import TrainedMotion
     from undula.viz.atoms_as_surface import (
         SURFACE_PAGE,
         SurfaceConfig,
@@ -200,25 +208,29 @@ def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float
         heterogens=options.heterogens or "keep",
         length_unit=options.length_unit,
     )
+    refuse(structure.notices, strict=options.strict)
     system = molecular_system(structure)
-    if options.model is None:
-        trained = bundled_for(system)
-    else:
-        trained = TrainedMotion.load(_model(options.model, motion_models()))
+    named = options.model
+    trained = (
+        bundled_for(system) if named is None else load_forecaster(_model(named, motion_models()))
+    )
     check_system(system, trained)
+    demands = trained.demands
+    samples = options.samples
+    if samples is None and demands.samples:
+        samples = ATOM_SAMPLES
+    samples = checked_samples(samples, trained)
     window = load_window(
         structure,
         Path(options.window),
-        frame_ps=trained.climatology.frame_ps,
-        last=trained.climatology.observed if options.last is None else options.last,
+        frame_ps=demands.frame_ps,
+        last=demands.observed if options.last is None else options.last,
         memory_limit=asked_bytes(options.memory_limit),
     )
-    refuse(window.notices, strict=options.strict)
+    refuse(noticed(window, trained), strict=options.strict)
     if options.surface:
         check_outside(window.system, boxed=window.box is not None)
-    samples = ATOM_SAMPLES if options.samples is None else options.samples
-    seen = window.last(trained.climatology.observed)
-    size = sized(seen, trained, len(times_ps), samples)
+    size = sized(window.last(demands.observed), trained, times_ps, samples)
     limit = memory_limit(asked_bytes(options.memory_limit))
     tell_estimate(estimate(fitted(size, limit, structure.name)))
     moving = forecast_atoms(
@@ -240,6 +252,8 @@ def _forecast_atoms(options: Namespace, formats: list[str], times_ps: list[float
         f"{options.out}: {len(structure)} atoms of {structure.name} at {len(times_ps)} times after "
         f"{window.now_ps:g} ps{drawn}"
     )
+    if moving.expected.spread is None:
+        print(f"{trained.name} forecasts the mean alone: no spread and no samples")
     return 0
 
 

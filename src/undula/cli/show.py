@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from undula.cli.options import flush_denormals, parse, parser
 from undula.errors import Notice, UsageError, printable
+from undula.locks import claimed
 
 
 def run(words: Sequence[str]) -> int:
@@ -38,16 +39,25 @@ def run(words: Sequence[str]) -> int:
     options = parse(p, words)
 
     from undula.motion.forecast import holds_atoms
+    from undula.viz.atoms_as_surface import SURFACE_PAGE
 
     flush_denormals()
-    shown = _atoms(options) if holds_atoms(Path(options.result)) else _surface(options)
-    print(shown)
+    result = Path(options.result)
+    atoms = holds_atoms(result)
+    page = SURFACE_PAGE if atoms and options.surface else "index.html"
+    path = Path(options.out) if options.out else result / page
+    with claimed(path.parent, within=False):
+        if atoms:
+            _atoms(options, path)
+        else:
+            _surface(options, path)
+    print(path)
     if options.open:
-        webbrowser.open(shown.resolve().as_uri())
+        webbrowser.open(path.resolve().as_uri())
     return 0
 
 
-def _surface(options: Namespace) -> Path:
+def _surface(options: Namespace, path: Path) -> None:
     """Write the page of a moving surface."""
     from undula.io.trajectories import load_trajectory
     from undula.surface.evaluation import true_meshes
@@ -65,24 +75,21 @@ def _surface(options: Namespace) -> Path:
         trajectory = load_trajectory(options.topology or moving.structure, Path(options.truth))
         times_ps, truth, notices = true_meshes(moving, trajectory, spacing)
     meshes = [moving.mesh(time, spacing=spacing) for time in times_ps]
-    path = Path(options.out) if options.out else Path(options.result) / "index.html"
     write_page(path, page(moving, times_ps, meshes, truth, list(notices), spacing=spacing))
-    return path
 
 
-def _atoms(options: Namespace) -> Path:
+def _atoms(options: Namespace, path: Path) -> None:
     """Write the page of moving atoms, or of the surface around them."""
     from undula.io.trajectories import load_trajectory
     from undula.motion.forecast import MovingAtoms
     from undula.motion.forecast_scores import true_positions
-    from undula.viz.atoms_as_surface import SURFACE_PAGE, SurfaceConfig, write_surface
+    from undula.viz.atoms_as_surface import SurfaceConfig, write_surface
     from undula.viz.atoms_export import atoms_page
     from undula.viz.atoms_page import write_atoms_page
 
     if options.spacing is not None and not options.surface:
         raise UsageError("--spacing is for surfaces; add --surface, or leave it out")
-    folder = Path(options.result)
-    moving, truth = MovingAtoms.load(folder), None
+    moving, truth = MovingAtoms.load(Path(options.result)), None
     notices: tuple[Notice, ...] = ()
     if options.truth:
         trajectory = load_trajectory(
@@ -91,17 +98,14 @@ def _atoms(options: Namespace) -> Path:
         rows, truth, notices = true_positions(moving, trajectory)
         moving = moving.at(rows)
     if options.surface:
-        path = Path(options.out) if options.out else folder / SURFACE_PAGE
         spacing = {} if options.spacing is None else {"spacing": options.spacing}
         config = SurfaceConfig(**spacing)
         table = write_surface(moving, path, config, truth=truth)
         if table is not None:
             print(table.terminal())
     else:
-        path = Path(options.out) if options.out else folder / "index.html"
         page, left_out = atoms_page(moving, truth)
         notices = (*notices, *left_out)
         write_atoms_page(path, page)
     for notice in notices:
         print(f"notice: {printable(str(notice))}", file=sys.stderr)
-    return path

@@ -183,10 +183,13 @@ def _result(path: Path) -> Stored:
 
 def _run(path: Path) -> Stored:
     from undula.forecasts import load_trained
-    from undula.motion.trained import TrainedMotion
+    from undula.motion.catalog import TrainedForecaster
 
     trained = load_trained(path)
-    family = "motion" if isinstance(trained, TrainedMotion) else "surface"
+    if isinstance(trained, TrainedForecaster):
+        family, horizon_ps = "motion", trained.demands.horizon_ps
+    else:
+        family, horizon_ps = "surface", trained.horizon_ps
     kept = ("steps", "system", "recordings", "proteins", "training_frames", "undula")
     facts = {name: trained.provenance[name] for name in kept if name in trained.provenance}
     told: list[Notice] = []
@@ -196,7 +199,7 @@ def _run(path: Path) -> Stored:
         path=path,
         kind="trained model",
         families=(family,),
-        facts={**facts, "horizon_ps": trained.horizon_ps},
+        facts={**facts, "horizon_ps": horizon_ps},
         notices=tuple(told),
     )
 

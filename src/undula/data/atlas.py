@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from undula import atomic
-from undula.data.prepare import PrepareConfig, prepare
+from undula.data.prepare import PrepareConfig, check_free, prepare, write_record
 from undula.errors import InputError, UsageError
 from undula.io.archives import archive_members, extract
-from undula.io.datasets import Dataset, read_json
+from undula.io.datasets import Dataset
 from undula.io.downloads import DownloadConfig, NotOnServerError, download, verify_fetched
 
 BASE_URL = "https://www.dsimb.inserm.fr/ATLAS/api/ATLAS/protein/{name}"
@@ -34,6 +34,8 @@ TERMS = {
     "D384-D392, doi 10.1093/nar/gkad1084",
 }
 """What is recorded beside the data."""
+RECORD = "atlas.json"
+"""In a folder of data sets: which there are, and the terms."""
 PREPARE_CONFIG = PrepareConfig(stride=300)
 """Every 300th frame, as in the paper: 33 or 34 a replica, 100 or 102 a protein."""
 
@@ -224,6 +226,7 @@ def prepare_atlas(
     if missing:
         raise InputError(f"{folder} has no {missing[0]}")
     chosen = [found[name] for name in sorted(set(names or found))]
+    check_free(out / RECORD)
     datasets, skipped = {}, {}
     for number, protein in enumerate(chosen, 1):
         say(f"{protein.name}: {number} of {len(chosen)}, {len(protein.replicas)} replicas")
@@ -242,10 +245,8 @@ def prepare_atlas(
             )
         except InputError as error:
             skipped[protein.name] = str(error)
-    record = out / "atlas.json"
-    made = read_json(record).get("datasets", {}) if record.exists() else {}
-    made |= {name: dataset.sha256 for name, dataset in datasets.items()}
-    atomic.write_json(record, {**TERMS, "datasets": made, "skipped": skipped})
+    made = {name: dataset.sha256 for name, dataset in datasets.items()}
+    write_record(out / RECORD, TERMS, made, skipped)
     return PreparedAtlas(datasets=datasets, skipped=skipped)
 
 

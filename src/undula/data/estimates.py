@@ -162,6 +162,35 @@ def check_record(
     say(f"estimate: {found}")
 
 
+def prepare_fits(structure: Structure, trajectories: Sequence[Path], config: PrepareConfig) -> str:
+    """Say which stride does not run out of memory where preparing trajectories did."""
+    frames = [used_frames(path, config.stride) for path in trajectories]
+    atoms, points = len(structure), surface_points(structure, config)
+    return _not_enough(
+        trajectories,
+        frames,
+        config.stride,
+        lambda count: prepare_bytes(atoms, points, count, config),
+    )
+
+
+def record_fits(structure: Structure, trajectories: Sequence[Path], stride: int) -> str:
+    """Say which stride does not run out of memory where recording trajectories did."""
+    frames = [used_frames(path, stride) for path in trajectories]
+    return _not_enough(
+        trajectories, frames, stride, lambda count: record_bytes(len(structure), count)
+    )
+
+
+def _not_enough(
+    trajectories: Sequence[Path], frames: list[int], stride: int, needed: Callable[[int], float]
+) -> str:
+    room = 0.9 * memory_limit(None) - resident_bytes() - LATER_BYTES
+    longest = trajectories[frames.index(max(frames))]
+    instead = _stride(max(frames), stride, needed, room)
+    return f"{longest}: the memory was not enough for {max(frames)} frames; {instead}"
+
+
 def _stride(frames: int, stride: int, needed: Callable[[int], float], room: float) -> str:
     """Say which stride fits, for so many frames at the stride that was asked for."""
     times = first_that_fits(range(2, frames + 1), lambda n: needed(-(-frames // n)), room)

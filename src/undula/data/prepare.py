@@ -16,8 +16,9 @@ from torch import Tensor
 
 import undula
 from undula import atomic
-from undula.data.estimates import check_prepare
+from undula.data.estimates import check_prepare, prepare_fits
 from undula.errors import InputError, Notice, UsageError
+from undula.estimates import with_less
 from undula.geometry import sampling
 from undula.geometry.frames import superpose, unwrap
 from undula.geometry.molecular_surface import MolecularSurface, molecular_surface
@@ -37,7 +38,7 @@ from undula.io.inspection import require_surface
 from undula.io.packing import Kind, packed
 from undula.io.structures import load_structure
 from undula.io.trajectories import check_moves, load_trajectory
-from undula.locks import claims
+from undula.locks import claimed, claims
 from undula.notices import REPORT, from_json, merged, refuse, write_report
 from undula.types import Structure, Trajectory
 
@@ -47,6 +48,10 @@ NEAR_SCALE = 1.0
 
 FIXED_REACH = 4.0
 """How far fixed points lie from the first frame's surface at most, Å."""
+
+RECORD_SECONDS = 5.0
+"""How long to wait for another process that prepares data sets into the same folder: each holds
+it for moments, to note what it made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +170,26 @@ def prepare(
     if is_begun(out, request) and (out / "manifest.json").exists():
         return kept(open_dataset(out), strict=strict, say=say)
     structure = chosen_structure(topology, config)
+    refuse(structure.notices, strict=strict)
     check_prepare(structure, trajectories, config, memory_limit, say)
+    return with_less(
+        lambda: _prepared(out, request, structure, trajectories, config, strict, say),
+        lambda: _prepared(out, request, structure, trajectories, config, strict, say, parts=2),
+        lambda: prepare_fits(structure, trajectories, config),
+    )
+
+
+def _prepared(
+    out: Path,
+    request: dict[str, Any],
+    structure: Structure,
+    trajectories: Sequence[Path],
+    config: PrepareConfig,
+    strict: bool,
+    say: Callable[[str], None],
+    parts: int = 1,
+) -> Dataset:
+    """Look at all trajectories, then write what is not written yet (`write_dataset`)."""
 
     def read() -> Iterator[Trajectory]:
         for path in trajectories:
@@ -185,7 +209,7 @@ def prepare(
     refuse([*structure.notices, *told], strict=strict)
     begin(out, request)
 
-    return write_dataset(out, request, structure.notices, moving(), config, say=say)
+    return write_dataset(out, request, structure.notices, moving(), config, say=say, parts=parts)
 
 
 def write_dataset(
@@ -196,6 +220,7 @@ def write_dataset(
     config: PrepareConfig,
     *,
     say: Callable[[str], None] = lambda _: None,
+    parts: int = 1,
 ) -> Dataset:
     """Sample and label the frames of trajectories, and write the manifest last.
 
@@ -207,6 +232,7 @@ def write_dataset(
         trajectories: As many, in that order, all in one pose (`aligned`).
         config: The rules.
         say: Called with one line for each step done.
+        parts: In how many parts the points of a frame are labelled; the labels are the same.
 
     Returns:
         The complete data set.
@@ -220,7 +246,7 @@ def write_dataset(
         told += moving.notices
         if index == 0:
             files |= write_structure(out, moving.frame(0))
-        files |= _write_trajectory(out / name, name, moving, config, index, say)
+        files |= _write_trajectory(out / name, name, moving, config, index, say, parts)
         entries.append(
             {
                 "name": name,
@@ -310,6 +336,7 @@ def labelled_points(
     box: tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]],
     config: PrepareConfig,
     generator: torch.Generator,
+    parts: int = 1,
 ) -> tuple[Float[Tensor, "n 11"], Float[Tensor, "m 11"]]:
     """Draw a frame's surface points and the labelled points around them, in random order.
 
@@ -319,6 +346,7 @@ def labelled_points(
         box: Low and high corner within which uniform points are drawn, Å.
         config: Spacing and counts.
         generator: Of all draws.
+        parts: In how many parts points are labelled.
 
     Returns:
         Surface rows (`SURFACE_COLUMNS`) and pool rows (`POOL_COLUMNS`: near, local, uniform).
@@ -328,9 +356,9 @@ def labelled_points(
     """
     cloud = surface.cloud(config.spacing)
     points = cloud.points[torch.randperm(len(cloud), generator=generator)]
-    normals = surface.signed_distance_and_gradient(points)[1]
+    normals = _labels(surface, points, parts)[1]
     scale = sampling.local_scale(points)
-    base_value, base_gradient = base.signed_distance_and_gradient(points)
+    base_value, base_gradient = _labels(base, points, parts)
     columns = [points, normals, scale[:, None], base_value[:, None], base_gradient]
     rows = torch.cat([column.float() for column in columns], dim=1)
 
@@ -341,10 +369,18 @@ def labelled_points(
         around.append(sampling.near_surface(points[chosen], deviation, generator))
     around.append(sampling.uniform_in_box(*box, config.uniform, generator))
     pool = torch.cat([points_around.to(points.dtype) for points_around in around])
-    value, gradient = surface.signed_distance_and_gradient(pool)
-    base_value, base_gradient = base.signed_distance_and_gradient(pool)
+    value, gradient = _labels(surface, pool, parts)
+    base_value, base_gradient = _labels(base, pool, parts)
     columns = [pool, value[:, None], gradient, base_value[:, None], base_gradient]
     return rows, torch.cat([column.float() for column in columns], dim=1)
+
+
+def _labels(
+    surface: MolecularSurface, points: Float[Tensor, "n 3"], parts: int
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
+    """Return the signed distance to a surface and its gradient, found in some parts."""
+    found = [surface.signed_distance_and_gradient(some) for some in points.chunk(parts)]
+    return torch.cat([value for value, _ in found]), torch.cat([slope for _, slope in found])
 
 
 def fixed_points(
@@ -389,6 +425,7 @@ def _write_trajectory(
     config: PrepareConfig,
     index: int,
     say: Callable[[str], None],
+    parts: int,
 ) -> dict[str, str]:
     files = {
         f"{name}/positions.npy": atomic.write_array(
@@ -417,10 +454,13 @@ def _write_trajectory(
                     int(np.random.SeedSequence([config.seed, index, frame]).generate_state(1)[0])
                 )
                 exact = surface_of(moving.frame(frame), config.probe)
-                rows, pool = labelled_points(exact, base, box, config, generator)
+                rows, pool = labelled_points(exact, base, box, config, generator, parts)
                 surfaces.append(rows.numpy())
                 pools.append(pool.numpy())
-                distances.append(exact.signed_distance(fixed[:, :3].double()).float().numpy())
+                places = fixed[:, :3].double().chunk(parts)
+                distances.append(
+                    torch.cat([exact.signed_distance(p).float() for p in places]).numpy()
+                )
             ranges = {}
             if config.storage == "compact":
                 surfaces, ranges["surface"] = _compact(surfaces, "surface")
@@ -557,3 +597,38 @@ def _versions() -> dict[str, str]:
     packages = ("torch", "numpy", "numba", "scipy", "gemmi", "mdtraj")
     found = {package: metadata.version(package) for package in packages}
     return {"undula": undula.__version__, "python": platform.python_version(), **found}
+
+
+def check_free(path: Path) -> None:
+    """Raise where `write_record` could not write after hours of work.
+
+    Raises:
+        MachineError: Another process writes in that folder, or it cannot be written.
+    """
+    with claimed(path.parent, within=False, patience=RECORD_SECONDS):
+        pass
+
+
+def write_record(
+    path: Path,
+    origin: Mapping[str, Any],
+    made: Mapping[str, str],
+    skipped: Mapping[str, str],
+) -> None:
+    """Write which data sets a folder of many holds: those made now and those made before.
+
+    Processes that make other data sets in the same folder may do so at the same time.
+
+    Args:
+        path: The record.
+        origin: What it says of them all.
+        made: Name of each data set that this call made → its SHA-256.
+        skipped: What it skipped, and why.
+
+    Raises:
+        MachineError: Another process holds the folder for long, or it cannot be written.
+    """
+    with claimed(path.parent, within=False, patience=RECORD_SECONDS):
+        before = read_json(path).get("datasets", {}) if path.exists() else {}
+        record = {**origin, "datasets": {**before, **made}, "skipped": dict(skipped)}
+        atomic.write_json(path, record)

@@ -18,28 +18,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula import atomic
 from undula.data.prepare import (
     PrepareConfig,
     aligned,
     begin,
+    check_free,
     chosen_structure,
     input_hash,
     is_begun,
     kept,
     write_dataset,
+    write_record,
 )
 from undula.errors import InputError, UsageError
 from undula.geometry.elastic_network import anisotropic_network_modes
 from undula.geometry.neighbours import search_tree
 from undula.geometry.residue_motion import FEWEST_NODES, carried, residue_centres
-from undula.io.datasets import FORMAT, Dataset, open_dataset, read_json
+from undula.io.datasets import FORMAT, Dataset, open_dataset
 from undula.locks import claims
 from undula.notices import refuse
 from undula.types import Structure, Trajectory
 
 ORIGIN = "pseudo-dynamics of an elastic network"
 """What the manifest of such a data set says of its frames."""
+RECORD = "static.json"
+"""In a folder of data sets: which there are."""
 NAME = "pseudo"
 """The name of the trajectory."""
 CONTACTS_RADIUS = 8.0
@@ -240,6 +243,7 @@ def prepare_static(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"two of the files are called {twice[0]}; prepare them into two folders")
+    check_free(out / RECORD)
     datasets, skipped = {}, {}
     for number, (name, path) in enumerate(zip(names, structures, strict=True), 1):
         say(f"{name}: {number} of {len(names)}")
@@ -247,10 +251,8 @@ def prepare_static(
             datasets[name] = _prepared(path, out / name, config, dynamics, strict=strict)
         except InputError as error:
             skipped[name] = str(error)
-    record = out / "static.json"
-    made = read_json(record).get("datasets", {}) if record.exists() else {}
-    made |= {name: dataset.sha256 for name, dataset in datasets.items()}
-    atomic.write_json(record, {"origin": ORIGIN, "datasets": made, "skipped": skipped})
+    made = {name: dataset.sha256 for name, dataset in datasets.items()}
+    write_record(out / RECORD, {"origin": ORIGIN}, made, skipped)
     return PreparedStatic(datasets=datasets, skipped=skipped)
 
 

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undula.data.estimates import check_record
+from undula.data.estimates import check_record, record_fits
 from undula.data.fluids import load_fluid
 from undula.data.poses import aligned, centred, mean_structure
 from undula.data.prepare import begin, input_hash, is_begun, unique_names
 from undula.data.velocities import check_velocities, examined, load_velocities
 from undula.errors import InputError, UsageError
+from undula.estimates import with_less
 from undula.geometry.frames import Unwrapping
 from undula.io.kinds import molecular_system
 from undula.io.recordings import (
@@ -135,6 +136,7 @@ def record(
         say(f"{out} is complete")
         return complete
     system = _system(sources[0], topology, config)
+    refuse(system.structure.notices, strict=strict)
     reading = _Reading(
         sources=tuple(sources),
         velocities=tuple(velocities),
@@ -146,6 +148,34 @@ def record(
     reading.check_alignment()
     if topology is not None:
         check_record(system.structure, sources, config.stride, memory_limit, say)
+
+    def fits() -> str:
+        if topology is None:
+            return f"{sources[0]}: the memory was not enough to record {len(sources)} fluids"
+        return record_fits(system.structure, sources, config.stride)
+
+    # What was recorded stays; the rest goes through the disk, in parts half as large.
+    smaller = replace(
+        reading, scratch=Scratch(out, held_bytes=0, read_bytes=reading.scratch.read_bytes // 2)
+    )
+    return with_less(
+        lambda: _recorded(out, names, reading, request, strict=strict, say=say),
+        lambda: _recorded(out, names, smaller, request, strict=strict, say=say),
+        fits,
+    )
+
+
+def _recorded(
+    out: Path,
+    names: Sequence[str],
+    reading: _Reading,
+    request: dict[str, Any],
+    *,
+    strict: bool,
+    say: Callable[[str], None],
+) -> Recordings:
+    """Look at all trajectories, then record those that are not recorded yet."""
+    config, system = reading.config, reading.system
     reference = None
     if config.align == "mean":
         chosen = config.reference or names[:1]
@@ -159,7 +189,7 @@ def record(
         if reference is not None:
             frames = aligned(frames, reference, system.masses, reading.scratch)
         frames = examined(frames)
-        return replace(frames, notices=placed(frames.notices, sources[index]))
+        return replace(frames, notices=placed(frames.notices, reading.sources[index]))
 
     # All inputs are looked at before anything is written.
     told = [notice for index in range(len(names)) for notice in moving(index).notices]

@@ -23,11 +23,13 @@ class Frames:
         positions: Å, single precision.
         box: Edge vectors in rows, Å; zeros where a frame has none.
         velocities: Å/ps, or none.
+        notices: What is odd about these frames.
     """
 
     positions: Float[np.ndarray, "frames atoms 3"]
     box: Float[np.ndarray, "frames 3 3"]
     velocities: Float[np.ndarray, "frames atoms 3"] | None = None
+    notices: tuple[Notice, ...] = ()
 
 
 @runtime_checkable

@@ -197,6 +197,7 @@ def _inspected_motion(path: Path, name: str, topology: str | Path | None) -> Ins
             numbers = kept[(kept >= start) & (kept < start + block)]
             frames = file.read(numbers, np.arange(file.atoms))
             check_coordinates(path, frames, numbers)
+            found |= dict.fromkeys(placed(frames.notices, path))
             positions = frames.positions
         else:
             loaded = load_trajectory(structure, path, start=start, stop=start + block)

@@ -30,9 +30,19 @@ class Scratch:
     Args:
         near: Where there is room: in this folder, or the nearest above it that exists. Without
             one everything is held in memory.
+        held_bytes: The most that is held in memory as a whole; by default `HELD_BYTES`.
+        read_bytes: Positions that are read at once; by default `READ_BYTES`.
     """
 
-    def __init__(self, near: Path | None = None) -> None:
+    def __init__(
+        self,
+        near: Path | None = None,
+        *,
+        held_bytes: int | None = None,
+        read_bytes: int | None = None,
+    ) -> None:
+        self.held_bytes = HELD_BYTES if held_bytes is None else held_bytes
+        self.read_bytes = READ_BYTES if read_bytes is None else read_bytes
         self.near = near and next(
             folder for folder in (near, *near.absolute().parents) if folder.is_dir()
         )
@@ -45,7 +55,7 @@ class Scratch:
             MachineError: The disk is full, or nothing may be written there.
         """
         size = math.prod(shape) * dtype.itemsize
-        if self.near is None or size <= HELD_BYTES:
+        if self.near is None or size <= self.held_bytes:
             return torch.empty(shape, dtype=dtype)
         try:
             with tempfile.TemporaryFile(dir=self.near) as file:

@@ -38,11 +38,11 @@ from undula.io.dcd import open_dcd
 from undula.io.formats import STRUCTURE_FORMATS, recognise
 from undula.io.frame_file import FrameFile, Frames
 from undula.io.models import ModelFile, open_models
-from undula.io.scratch import HELD_BYTES, MEMORY, READ_BYTES, Scratch, parts
+from undula.io.scratch import MEMORY, Scratch, parts
 from undula.io.structures import load_structure
 from undula.io.trr import open_trr
 from undula.io.xtc import open_xtc
-from undula.notices import placed
+from undula.notices import merged, placed
 from undula.types import Structure, Trajectory
 from undula.units import PICOSECONDS
 
@@ -178,7 +178,7 @@ def read_frames(
         raise InputError(f"{path}: no frame is left of {file.frames} from {start} to {stop}")
     frames = _read(file, kept, atoms, scratch)
     box, box_notices = _box(frames)
-    notices += box_notices
+    notices += [*frames.notices, *box_notices]
     positions = torch.from_numpy(frames.positions)
     notices += _check_bonds(path, structure, positions, box, kept, scratch.release)
     notices += _repeated(path, positions, kept, scratch.release)
@@ -195,18 +195,20 @@ def read_frames(
 
 def _read(file: FrameFile, kept: np.ndarray, atoms: np.ndarray, scratch: Scratch) -> Frames:
     """Read and check frames, many of them part by part."""
-    if scratch.near is None or 12 * len(kept) * len(atoms) <= HELD_BYTES:
+    if scratch.near is None or 12 * len(kept) * len(atoms) <= scratch.held_bytes:
         frames = file.read(kept, atoms)
         check_coordinates(file.path, frames, kept)
         return frames
     positions = scratch.empty(len(kept), len(atoms), 3)
     velocities: Tensor | None = None
-    boxes = []
-    for some in parts(positions, READ_BYTES):
+    boxes: list[np.ndarray] = []
+    notices: list[Notice] = []
+    for some in parts(positions, scratch.read_bytes):
         frames = file.read(kept[some], atoms)
         check_coordinates(file.path, frames, kept[some])
         positions[some] = torch.from_numpy(frames.positions)
         boxes.append(frames.box)
+        notices += frames.notices
         if frames.velocities is None or (velocities is None and some.start):
             velocities = None
         else:
@@ -218,6 +220,7 @@ def _read(file: FrameFile, kept: np.ndarray, atoms: np.ndarray, scratch: Scratch
         positions=positions.numpy(),
         box=np.concatenate(boxes),
         velocities=None if velocities is None else velocities.numpy(),
+        notices=tuple(merged(notices)),
     )
 
 

@@ -1,9 +1,12 @@
 """Decode XTC frames in a process of its own, so that damaged bytes can only crash this one.
 
 Run as a file with a folder as its argument (`undula.io.xtc` does that). The folder holds
-``frames.xtc`` and ``atoms.npy``; ``positions.npy`` (Å, float32) is added. One point a line on
-standard output counts the sound frames. On a bad frame the last line is JSON and the exit code
-is 3. This file must not import undula or torch: it starts in a fraction of a second.
+``frames.xtc`` and ``atoms.npy``; ``positions.npy`` (Å, float32) and ``alike.npy`` are added. One
+point a line on standard output counts the sound frames. On a bad frame the last line is JSON and
+the exit code is 3. This file must not import undula or torch: it starts in a fraction of a second.
+
+Packing has many ways to write the same coordinates, and writers take just one. So each frame is
+packed again, and ``alike.npy`` tells whether that gave its bytes: damage mostly did not.
 """
 
 from __future__ import annotations
@@ -16,6 +19,11 @@ from pathlib import Path
 import numpy as np
 from mdtraj.formats.xtc import XTCTrajectoryFile
 
+PACKED_BYTES = 2**22
+"""Of positions, that are packed again at a time."""
+LARGEST_PACKED = 2**20
+"""Units from the origin up to which single precision keeps integers through both ways."""
+_USUAL_PRECISION = 1000.0
 _HEADER = struct.Struct(">f8i")
 _FIXED_SIZE = 56
 _FEW_ATOMS = 9
@@ -23,10 +31,11 @@ _ANGSTROM_PER_NM = 10.0
 
 
 def decode(folder: Path) -> None:
-    """Decode all frames of ``frames.xtc`` and keep some atoms of each.
+    """Decode all frames of ``frames.xtc``, keep some atoms of each, and pack each again.
 
     Raises:
         ValueError: A frame cannot be decoded or contradicts its header.
+        OSError: There is no room for what is packed again.
     """
     content = np.memmap(folder / "frames.xtc", dtype=np.uint8, mode="r")
     atoms = np.load(folder / "atoms.npy", allow_pickle=False)
@@ -34,6 +43,8 @@ def decode(folder: Path) -> None:
     kept = np.lib.format.open_memmap(
         folder / "positions.npy", mode="w+", dtype=np.float32, shape=(len(starts), len(atoms), 3)
     )
+    alike: list[bool] = []
+    waiting: list[np.ndarray] = []
     with XTCTrajectoryFile(str(folder / "frames.xtc")) as file:
         for index, start in enumerate(starts):
             try:
@@ -46,8 +57,13 @@ def decode(folder: Path) -> None:
                 raise ValueError("a coordinate is not finite")
             _check_extremes(content, start, positions[0])
             kept[index] = positions[0, atoms] * _ANGSTROM_PER_NM
+            waiting.append(positions[0])
             print(".", flush=True)
+            if index + 1 == len(starts) or len(waiting) * positions.nbytes >= PACKED_BYTES:
+                alike += _packed_alike(folder, content, starts[len(alike) : index + 1], waiting)
+                waiting = []
     kept.flush()
+    np.save(folder / "alike.npy", np.array(alike, dtype=bool))
 
 
 def _integer(content: np.ndarray, offset: int) -> int:
@@ -58,13 +74,49 @@ def _starts(content: np.ndarray) -> list[int]:
     starts, offset = [], 0
     while offset < len(content):
         starts.append(offset)
-        atoms = _integer(content, offset + 4)
-        if atoms <= _FEW_ATOMS:
-            offset += _FIXED_SIZE + 12 * atoms
-        else:
-            count = _integer(content, offset + _FIXED_SIZE + _HEADER.size - 4)
-            offset += _FIXED_SIZE + _HEADER.size + (count + 3) // 4 * 4
+        offset = _end(content, offset)
     return starts
+
+
+def _end(content: np.ndarray, start: int) -> int:
+    atoms = _integer(content, start + 4)
+    if atoms <= _FEW_ATOMS:
+        return start + _FIXED_SIZE + 12 * atoms
+    count = _integer(content, start + _FIXED_SIZE + _HEADER.size - 4)
+    return start + _FIXED_SIZE + _HEADER.size + (count + 3) // 4 * 4
+
+
+def _packed_alike(
+    folder: Path, content: np.ndarray, starts: list[int], positions: list[np.ndarray]
+) -> list[bool]:
+    """Tell of some frames whether their positions, nm, pack into the bytes that they have.
+
+    The packing does not know the precision but through the integers: positions are scaled. Those
+    too far out for that, and those that are not packed, count as alike.
+    """
+    if len(positions[0]) <= _FEW_ATOMS:
+        return [True] * len(starts)
+    again, far = folder / "again.xtc", []
+    with XTCTrajectoryFile(str(again), "w") as file:
+        for start, some in zip(starts, positions, strict=True):
+            header = content[start + _FIXED_SIZE : start + _FIXED_SIZE + _HEADER.size].tobytes()
+            precision, *numbers = _HEADER.unpack(header)
+            far.append(max(map(abs, numbers[:6])) > LARGEST_PACKED)
+            scaled = some.astype(np.float64) * (0.0 if far[-1] else precision / _USUAL_PRECISION)
+            file.write(scaled.astype(np.float32))
+    packed = np.fromfile(again, dtype=np.uint8)
+    alike, offset = [], 0
+    for start, passed in zip(starts, far, strict=True):
+        if offset + _FIXED_SIZE + _HEADER.size > len(packed):
+            break
+        end = _end(packed, offset)
+        # What the header says of step, time, box and precision is not packed.
+        found = content[start + _FIXED_SIZE + 4 : _end(content, start)]
+        alike.append(passed or np.array_equal(found, packed[offset + _FIXED_SIZE + 4 : end]))
+        offset = end
+    if len(alike) != len(starts) or offset != len(packed):
+        raise OSError("not all that was packed again has reached the disk")
+    return alike
 
 
 def _check_extremes(content: np.ndarray, start: int, positions: np.ndarray) -> None:

@@ -6,7 +6,9 @@ coordinates, a bit width, the number of bytes, and the bytes padded to a multipl
 
 A reader of damaged bytes may crash, so it runs in a process of its own, on a copy of just the
 frames wanted. The extremes in the header are a checksum: the decoded coordinates have to reach
-them exactly.
+them exactly. All writers that we know (GROMACS, mdtraj, OpenMM, chemfiles, biotite) pack the same
+coordinates into the same bytes, so that a frame that would be packed otherwise is damaged, if
+others of its file are as they should be.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ _PACKED = struct.Struct(">f8i")
 _FEW_ATOMS = 9
 _FIRST_BIT_WIDTH, _LAST_BIT_WIDTH = 9, 72
 _DECIMALS = tuple(10.0**digits for digits in range(1, 8))
+_WITNESSES = 16
 _SECONDS = 30.0
 _BYTES_PER_SECOND = 4e6
 _NOT_THE_FILE = (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGBUS)
@@ -80,21 +83,55 @@ class XtcFile:
         """Read some atoms of some frames.
 
         Raises:
-            InputError: A frame cannot be decoded, or decodes into what its header denies.
+            InputError: A frame cannot be decoded, or into what its header or its bytes deny.
+            MachineError: There is no room for temporary files.
+        """
+        positions, alike = self.decoded(frames, atoms)
+        notices = self._check_packing(frames, alike)
+        box = np.array([self.headers[frame].box for frame in frames.tolist()]).reshape(-1, 3, 3)
+        return Frames(
+            positions=positions, box=(box * ANGSTROM_PER_NM).astype(np.float32), notices=notices
+        )
+
+    def _check_packing(self, frames: np.ndarray, alike: np.ndarray) -> tuple[Notice, ...]:
+        """Raise where frames were packed otherwise than most; say so where none are as usual.
+
+        Where few frames are read, others of the file are looked at.
+        """
+        if alike.all():
+            return ()
+        if 2 * alike.sum() < len(frames):
+            some = np.unique(np.linspace(0, self.frames - 1, _WITNESSES).round().astype(int))
+            _, others = self.decoded(some, np.zeros(1, dtype=int))
+            if 2 * others.sum() < len(some):
+                message = (
+                    "frames are packed otherwise than by any writer that undula knows; that they "
+                    "are not damaged was seen by their bonds alone"
+                )
+                return (Notice(code="packing-unknown", message=message, count=self.frames),)
+        bad = frames[~alike]
+        raise InputError(
+            f"{self.path}: frame {bad[0] + 1} is damaged ({len(bad)} of {len(frames)} are): its "
+            "coordinates do not pack into its bytes"
+        )
+
+    def decoded(self, frames: np.ndarray, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return some atoms of some frames, Å, and whether each frame packs into its bytes.
+
+        Raises:
+            InputError: A frame cannot be decoded, or into what its header denies.
             MachineError: There is no room for temporary files.
         """
         headers = [self.headers[frame] for frame in frames.tolist()]
         try:
             with tempfile.TemporaryDirectory(prefix="undula-") as folder:
-                positions = self._decoded(Path(folder), headers, frames, atoms)
+                return self._decoded(Path(folder), headers, frames, atoms)
         except OSError as error:
             raise MachineError(f"cannot unpack {self.path}: {error.strerror or error}") from error
-        box = np.array([header.box for header in headers]).reshape(-1, 3, 3)
-        return Frames(positions=positions, box=(box * ANGSTROM_PER_NM).astype(np.float32))
 
     def _decoded(
         self, folder: Path, headers: list[XtcHeader], frames: np.ndarray, atoms: np.ndarray
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, np.ndarray]:
         with self.path.open("rb") as source, (folder / "frames.xtc").open("wb") as target:
             for header in headers:
                 source.seek(header.start)
@@ -115,7 +152,9 @@ class XtcFile:
         except subprocess.TimeoutExpired as error:
             raise InputError(f"{self.path}: decoding took more than {limit:.0f} s") from error
         if child.returncode == 0:
-            return np.load(folder / "positions.npy", allow_pickle=False)
+            found = (folder / name for name in ("positions.npy", "alike.npy"))
+            positions, alike = (np.load(path, allow_pickle=False) for path in found)
+            return positions, alike
         if -child.returncode in _NOT_THE_FILE:
             raise MachineError(
                 f"the process that decodes {self.path} was killed by signal {-child.returncode}: "

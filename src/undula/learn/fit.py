@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from undula import atomic
 from undula.errors import InputError, MachineError, Notice, UsageError, one_line
+from undula.estimates import with_less
 from undula.learn.average import update_average, weights_from
 from undula.learn.checkpoint import (
     Checkpoint,
@@ -290,9 +291,16 @@ class _Run:
         rate = learning_rate(config, position.step % config.steps)
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = rate * factor
-        self.stepper.zero_grad(set_to_none=True)
-        torch.manual_seed(seed)
-        told = self._told()
+
+        def gradients() -> list[dict[str, Tensor]] | None:
+            self.stepper.zero_grad(set_to_none=True)
+            torch.manual_seed(seed)
+            return self._told()
+
+        # A smaller batch would be another training: once more the same, what was kept let go.
+        # Where several processes wait for each other, none may go back alone.
+        alone = self.fabric.world_size == 1
+        told = with_less(gradients, gradients, self._too_large) if alone else gradients()
         if told is None:
             self.stopping = True
             return
@@ -326,10 +334,19 @@ class _Run:
         try:
             with self.interruption.at_once() if alone else nullcontext():
                 return [self._part(part) for part in range(self.config.micro_batches)]
-        except StopNow:
+        except (StopNow, MemoryError, RuntimeError) as error:
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
+            if not isinstance(error, StopNow):
+                raise
             return None
+
+    def _too_large(self) -> str:
+        """Say what to do where a step does not fit into memory."""
+        return (
+            f"{self.folder}: the memory was not enough for step {self.position.step}, tried twice; "
+            "the last checkpoint is kept, and --memory-limit names the batch that fits"
+        )
 
     def _part(self, part: int) -> dict[str, Tensor]:
         """Add the gradient of a part of a step, and return its losses."""

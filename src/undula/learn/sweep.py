@@ -142,17 +142,19 @@ def sweep(
             _tell(study, number, value)
             told = "no finite measure" if value is None else f"{value:.6g}"
             say(f"trial {number}: {told} with {json.dumps(choices)}")
-    trials = known_trials(study, space)
-    atomic.write_json(
-        folder / "sweep.json",
-        {
-            "space": _described(space),
-            "sampler": config.sampler,
-            "seed": config.seed,
-            "minimise": config.minimise,
-            "trials": [vars(trial) for trial in trials],
-        },
-    )
+    # Of processes that end together, the last to write knows the most.
+    with _lock(folder / "lock", wait=True):
+        trials = known_trials(study, space)
+        atomic.write_json(
+            folder / "sweep.json",
+            {
+                "space": _described(space),
+                "sampler": config.sampler,
+                "seed": config.seed,
+                "minimise": config.minimise,
+                "trials": [vars(trial) for trial in trials],
+            },
+        )
     return trials
 
 

@@ -14,7 +14,7 @@ wavelet-arima   none: `WaveletArimaConfig`                   `WaveletArima`, fit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -30,10 +30,11 @@ from undula.learn.recipe import FitConfig
 from undula.motion.baselines import ito, lg_ode_forecast, roller, scinet
 from undula.motion.baselines.ito_training import ItoTraining, train_ito
 from undula.motion.baselines.wavelet_arima import WaveletArima, WaveletArimaConfig
+from undula.motion.demands import Demands
 from undula.motion.trained import KIND as DOMINO
-from undula.motion.trained import WEIGHTS, TrainedMotion
+from undula.motion.trained import WEIGHTS, TrainedMotion, together
 from undula.motion.training import MotionConfig, train_domino
-from undula.motion.windows import AtomForecaster
+from undula.motion.windows import AtomForecaster, Forecasts
 
 
 @runtime_checkable
@@ -50,6 +51,11 @@ class TrainedForecaster(AtomForecaster, Protocol):
         """What it was trained on and how."""
         ...
 
+    @property
+    def demands(self) -> Demands:
+        """What it takes and gives."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the weights with what it takes to build the model again."""
         ...
@@ -63,11 +69,14 @@ class OtherWay:
         forecaster: Of the model and a number.
         said: Of the number, for tables.
         samples: Whether its samples are scored too.
+        together: Of the model and some of its other ways, as they forecast together in less time;
+            none where they share nothing.
     """
 
     forecaster: Callable[[Any, int], AtomForecaster]
     said: str
     samples: bool
+    together: Callable[[Sequence[Any]], Forecasts] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +160,10 @@ KINDS: Mapping[str, Kind] = {
             load=TrainedMotion.load,
             plateau=_SKILL,
             other_way=OtherWay(
-                forecaster=TrainedMotion.at_level, said="decoded at level {}", samples=False
+                forecaster=TrainedMotion.at_level,
+                said="decoded at level {}",
+                samples=False,
+                together=together,
             ),
         ),
         Kind(

@@ -7,6 +7,7 @@ prints them).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from undula.errors import MachineError
 from undula.estimates import (
@@ -43,8 +44,12 @@ class MotionSize:
         times: How many are asked for.
         samples: Futures that are drawn.
         features: Width of the network.
-        neighbours: Of an atom.
+        neighbours: Of an atom, in all graphs that are held at once.
         at_once: Times that are decoded together.
+        divisible: Whether fewer may be.
+        draws: Futures that the mean takes.
+        states: From which the network goes on, those of the samples among them.
+        passes: Through the network for each of them, once it is on its way.
     """
 
     atoms: int
@@ -54,11 +59,15 @@ class MotionSize:
     features: int
     neighbours: float
     at_once: int
+    divisible: bool = True
+    draws: int = 1
+    states: int
+    passes: float
 
     def halves(self) -> list[int]:
-        """Return how many times may be decoded together, halved until it is one."""
+        """Return how many times may be decoded together, halved until it is one if they may."""
         found = [self.at_once]
-        while found[-1] > 1:
+        while self.divisible and found[-1] > 1:
             found.append(found[-1] // 2)
         return found
 
@@ -68,14 +77,14 @@ def forecast_bytes(size: MotionSize) -> float:
     at_once = min(size.at_once, size.times)
     each = float(PER_OBSERVED * size.observed)
     each += size.features * (PER_FEATURE_PAIR * size.neighbours + PER_FEATURE_TIME * at_once)
-    return size.atoms * (each + PER_PLACE * (size.samples + ROWS) * size.times)
+    futures = max(size.samples, size.draws - 1) + ROWS
+    return size.atoms * (each + PER_PLACE * futures * size.times)
 
 
 def forecast_seconds(size: MotionSize) -> float:
     """Return about how long a forecast takes on one core, s."""
-    states = 1 + min(size.samples, 4)
-    pairs = size.atoms * size.neighbours * size.features
-    return 2 + states * pairs * (3e-6 + 2e-7 * size.times)
+    pairs = size.atoms * max(size.neighbours, 1) * size.features
+    return 2 + 5e-9 * size.states * pairs * size.passes
 
 
 def estimate(size: MotionSize) -> Estimate:
@@ -115,7 +124,7 @@ def what_fits(size: MotionSize, limit: int) -> str:
     room = float(limit - resident_bytes() - LATER_BYTES)
     least = replace(size, at_once=1)
 
-    def needed(**changes: int) -> float:
+    def needed(**changes: Any) -> float:
         return forecast_bytes(replace(least, **changes))
 
     samples = first_that_fits(range(size.samples - 1, -1, -1), lambda n: needed(samples=n), room)

@@ -45,7 +45,7 @@ from undula.motion.scores import (
     physical_error,
     target_windows,
 )
-from undula.motion.windows import AtomForecast, AtomForecaster, Divergence, Window
+from undula.motion.windows import AtomForecast, AtomForecaster, Divergence, Forecasts, Window
 from undula.types import MolecularSystem
 
 MEASURES = ("physical", "paper", "paper_expected", "paper_nearest", "crps")
@@ -349,40 +349,117 @@ def scored(
         sparing: What is left out; its numbers are none.
         atoms: Those that count; all if there are none.
     """
+    [found] = scored_together(
+        lambda seen, lags_ps: [forecaster.forecast(seen, lags_ps)],
+        source,
+        recording,
+        ranges,
+        scoring,
+        observed=observed,
+        window=window,
+        horizon=horizon,
+        sparing=sparing,
+        atoms=atoms,
+    )
+    return found
+
+
+def scored_together(
+    forecasts: Forecasts,
+    source: Recordings,
+    recording: Recording,
+    ranges: PaperRanges,
+    scoring: MotionScoring,
+    *,
+    observed: int,
+    window: int,
+    horizon: int,
+    sparing: Sparing | None = None,
+    atoms: Int[Tensor, " chosen"] | None = None,
+) -> list[Scored]:
+    """Score forecasters that forecast each window together; see `scored`.
+
+    Args:
+        forecasts: Returns the forecast of each of them, always as many.
+        source: The system.
+        recording: Of the test.
+        ranges: Of the training recordings.
+        scoring: How.
+        observed: Frames seen at the standard start.
+        window: Frames seen from the other starts.
+        horizon: Frames ahead.
+        sparing: What is left out.
+        atoms: Those that count.
+    """
     left = sparing or Sparing()
-    score = partial(_scores, forecaster, recording=recording, ranges=ranges, atoms=atoms)
+    score = partial(_scores, forecasts, recording=recording, ranges=ranges, atoms=atoms)
     first = window_at(source, recording, observed - 1, observed)
     lags = scoring.standard_lags(horizon)
     places = spread_over(len(lags), left.frames)
-    one = score(first, now=observed - 1, lags=[lags[place] for place in places])
-    standard = {name: _scattered(values, places, len(lags)) for name, values in one.scores.items()}
-    divergences, at_rest = [one.divergence], one.at_rest
-    starts: dict[str, list[list[float | None]]] = {name: [] for name in MEASURES}
+    standard = score(first, now=observed - 1, lags=[lags[place] for place in places])
     asked = scoring.lags_within(horizon)
-    counts: list[Int[Tensor, " bins"]] = [torch.zeros(PIT_BINS, dtype=torch.long) for _ in asked]
-    spread_known = True
     every = starts_of(recording, window, scoring.starts)
     taken = spread_over(len(every), left.starts)
+    windows: list[list[_WindowScores] | None] = []
     for number, now in enumerate(every):
         if number not in taken:
-            for name in MEASURES:
-                starts[name].append([None] * len(asked))
+            windows.append(None)
             continue
         reached = [lag for lag in asked if now + lag < len(recording)]
-        one = score(window_at(source, recording, now, window), now=now, lags=reached)
+        windows.append(score(window_at(source, recording, now, window), now=now, lags=reached))
+    return [
+        _collected(
+            one,
+            [None if some is None else some[which] for some in windows],
+            places,
+            len(lags),
+            len(asked),
+        )
+        for which, one in enumerate(standard)
+    ]
+
+
+def _collected(
+    standard: _WindowScores,
+    windows: Sequence[_WindowScores | None],
+    places: Sequence[int],
+    standard_lags: int,
+    asked: int,
+) -> Scored:
+    """Put the scores of one forecaster's windows together; none of those that are left out.
+
+    Args:
+        standard: Of the standard start.
+        windows: Of the others.
+        places: Of the scored times among those of the standard start.
+        standard_lags: How many those are.
+        asked: How many lags are asked for from the other starts.
+    """
+    starts: dict[str, list[list[float | None]]] = {name: [] for name in MEASURES}
+    counts: list[Int[Tensor, " bins"]] = [
+        torch.zeros(PIT_BINS, dtype=torch.long) for _ in range(asked)
+    ]
+    spread_known = True
+    for one in windows:
         for name in MEASURES:
-            starts[name].append(_scattered(one.scores[name], range(len(reached)), len(asked)))
+            values = [] if one is None else one.scores[name]
+            starts[name].append(_scattered(values, range(len(values)), asked))
+        if one is None:
+            continue
         spread_known = spread_known and one.pits is not None
         for place, count in enumerate(one.pits or []):
             counts[place] += count
-        divergences.append(one.divergence)
+    divergences = [one.divergence for one in (standard, *windows) if one is not None]
     return Scored(
-        standard=standard,
+        standard={
+            name: _scattered(values, places, standard_lags)
+            for name, values in standard.scores.items()
+        },
         starts=starts,
         pit=[count.tolist() for count in counts] if spread_known else None,
         windows=len(divergences),
         divergences=tuple(one for one in divergences if one is not None),
-        at_rest=at_rest,
+        at_rest=standard.at_rest,
     )
 
 
@@ -397,7 +474,7 @@ class _WindowScores:
 
 
 def _scores(
-    forecaster: AtomForecaster,
+    forecasts: Forecasts,
     window: Window,
     *,
     recording: Recording,
@@ -405,10 +482,20 @@ def _scores(
     lags: Sequence[int],
     ranges: PaperRanges,
     atoms: Int[Tensor, " chosen"] | None,
-) -> _WindowScores:
-    """Score one window."""
-    forecast = forecaster.forecast(window, torch.tensor(lags) * window.frame_ps)
+) -> list[_WindowScores]:
+    """Score one window, as each forecaster has it."""
+    made = forecasts(window, torch.tensor(lags) * window.frame_ps)
     truth = later(recording, now, lags)
+    return [_window_scores(one, truth, window, ranges, atoms) for one in made]
+
+
+def _window_scores(
+    forecast: AtomForecast,
+    truth: Later,
+    window: Window,
+    ranges: PaperRanges,
+    atoms: Int[Tensor, " chosen"] | None,
+) -> _WindowScores:
     pits = None
     if forecast.spread is not None:
         wide = forecast.spread[..., None].expand_as(forecast.mean)

@@ -20,10 +20,11 @@ from undula.io.datasets import check_names, read_json, write_structure
 from undula.io.recordings import read_system, write_system
 from undula.learn.checkpoint import described_in
 from undula.motion.baselines.trivial import Ballistic, LinearForecaster, ObservedMean
+from undula.motion.catalog import TrainedForecaster
 from undula.motion.estimates import MotionSize, fitted, what_fits
 from undula.motion.posing import superposed
-from undula.motion.trained import TrainedMotion
-from undula.motion.windows import AtomForecast, AtomForecaster, Window
+from undula.motion.trained import DRAWN_STATES, TrainedMotion
+from undula.motion.windows import AtomForecast, AtomForecaster, Divergence, Window
 from undula.types import MolecularSystem
 
 FORMAT = 1
@@ -32,6 +33,8 @@ STATE = "state"
 """Folder, within that of the result, of what `MovingAtoms.load` reads."""
 LINEAR_ROW = "linear response"
 """The row fitted in training that a model has to beat."""
+SAMPLES = 16
+"""Whole futures drawn by default."""
 _PARTS = ("mean", "spread", "velocities")
 
 
@@ -49,6 +52,8 @@ class MovingAtoms:
         expected: The forecast at the times asked for.
         samples: Whole futures, unwrapped, Å; none at all has the shape 0 × times × atoms × 3.
         seed: Of the samples.
+        model: What the forecaster is called.
+        said: What a reader should know of this model's forecasts: sentences.
         trivial: What anybody could say at these times, by name: the forecast must beat it.
         reference: Of a molecule that was superposed in training: what later frames are
             superposed on to be compared, in the pose of the last observed frame, Å.
@@ -65,6 +70,8 @@ class MovingAtoms:
     expected: AtomForecast
     samples: Float[Tensor, "samples times atoms 3"]
     seed: int
+    model: str = "DoMiNO"
+    said: tuple[str, ...] = ()
     trivial: Mapping[str, AtomForecast] = field(default_factory=dict)
     reference: Float[Tensor, "atoms 3"] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -95,7 +102,8 @@ class MovingAtoms:
     def notes(self) -> list[str]:
         """Honest sentences about the model for a page."""
         steps, on = self.provenance.get("steps"), self.provenance.get("recordings", [])
-        known = [f"DoMiNO, trained for {steps} steps on {', '.join(on)}."] if steps else []
+        known = [f"{self.model}, trained for {steps} steps on {', '.join(on)}."] if steps else []
+        known += self.said
         spread = self.expected.spread
         if spread is not None:
             first, last = (float(spread[k].square().mean().sqrt()) for k in (0, -1))
@@ -103,12 +111,14 @@ class MovingAtoms:
                 f"It expects to be wrong by {first:.2g} Å along each axis at {self.lags_ps[0]:g} "
                 f"ps after the last observed frame and by {last:.2g} Å at {self.lags_ps[-1]:g} ps."
             )
-        known.append(
+        else:
+            known.append("It does not say how sure it is of any atom, and draws no samples.")
+        mean = (
             "The mean is what is expected of each atom, not a state in which the molecules ever "
-            "are: where little can be known it is wrong in bonds and contacts. Samples are such "
-            "states, as far as the model goes."
+            "are: where little can be known it is wrong in bonds and contacts."
         )
-        return known
+        states = " Samples are such states, as far as the model goes."
+        return [*known, mean + (states if len(self.samples) else "")]
 
     def at(self, rows: Sequence[int]) -> MovingAtoms:
         """Return the forecast at some of its times, by their places."""
@@ -157,6 +167,8 @@ class MovingAtoms:
                 "observed": self.observed,
                 "lags_ps": list(self.lags_ps),
                 "seed": self.seed,
+                "model": self.model,
+                "said": list(self.said),
                 "trivial": list(self.trivial),
                 "provenance": dict(self.provenance),
                 "notices": [notice.as_dict() for notice in self.notices],
@@ -217,6 +229,9 @@ class MovingAtoms:
                 expected=forecast(""),
                 samples=needed("samples"),
                 seed=int(described["seed"]),
+                # Forecasts that name no model were made when there was only one.
+                model=str(described.get("model", cls.model)),
+                said=tuple(str(one) for one in described.get("said", ())),
                 trivial={
                     name: forecast(f"trivial{n}.") for n, name in enumerate(described["trivial"])
                 },
@@ -238,9 +253,9 @@ def holds_atoms(folder: Path) -> bool:
 def forecast_atoms(
     window: Window,
     times_ps: Sequence[float],
-    model: TrainedMotion | None = None,
+    model: TrainedForecaster | None = None,
     *,
-    samples: int = 16,
+    samples: int | None = None,
     seed: int = 0,
     memory_limit: int | str | None = None,
 ) -> MovingAtoms:
@@ -250,8 +265,10 @@ def forecast_atoms(
         window: What is observed; longer ones than the model takes are shortened to its last
             frames.
         times_ps: Times after the last observed frame, ps, increasing, within the horizon.
-        model: By default the bundled one that knows these atoms.
-        samples: How many whole futures to draw.
+        model: Of any kind of `undula.motion.catalog`; by default the bundled DoMiNO that knows
+            these atoms. What a kind cannot give, such as a spread, is none in the forecast.
+        samples: How many whole futures to draw; by default `SAMPLES`, none from a kind that has
+            no distribution.
         seed: Of the samples.
         memory_limit: Of the whole process, bytes or such as "4GiB"; by default what there is.
 
@@ -261,28 +278,25 @@ def forecast_atoms(
     Raises:
         InputError: The model does not know these atoms or this time between frames, or the
             window is too short.
-        UsageError: Times that do not increase or lie beyond the horizon; fewer than no samples;
-            a limit that is none.
+        UsageError: Times that do not increase or lie beyond the horizon; fewer than no samples,
+            or some from a kind that has none; a limit that is none.
         MachineError: It does not fit into memory; says what does.
     """
-    lags = _checked_times(times_ps, samples)
+    lags = _checked_times(times_ps)
     trained = bundled_for(window.system) if model is None else model
+    demands = trained.demands
+    samples = checked_samples(samples, trained)
     check_fits(window, trained, lags)
-    observed = window.last(trained.climatology.observed)
-    name, size = window.system.structure.name, sized(observed, trained, len(lags), samples)
+    observed = window.last(demands.observed)
+    name, size = window.system.structure.name, sized(observed, trained, lags.tolist(), samples)
     limit = estimates.memory_limit(estimates.asked_bytes(memory_limit))
     size = fitted(size, limit, name)
-    notices = window.notices
-    if len(observed) < trained.climatology.observed:
-        message = (
-            f"the window has {len(observed)} frames, in training there were "
-            f"{trained.climatology.observed}: what it says about slow motion is less certain "
-            "than the model believes"
-        )
-        notices = (*notices, Notice(code="window-short", message=message, count=len(observed)))
+    notices = noticed(window, trained)
 
     def made(at_once: int) -> MovingAtoms:
-        by = replace(trained, times_at_once=at_once)
+        by = trained
+        if isinstance(by, TrainedMotion):
+            by = replace(by, times_at_once=at_once)
         return _forecast(observed, lags, by, samples, seed, notices)
 
     return estimates.with_less(
@@ -295,31 +309,71 @@ def forecast_atoms(
     )
 
 
-def sized(window: Window, trained: TrainedMotion, times: int, samples: int) -> MotionSize:
+def noticed(window: Window, trained: TrainedForecaster) -> tuple[Notice, ...]:
+    """Return what is to be noticed of a window before a model forecasts from it."""
+    wanted, length = trained.demands.observed, len(window)
+    if length >= wanted:
+        return window.notices
+    message = (
+        f"the window has {length} frames, in training there were {wanted}: what it says about slow "
+        "motion is less certain than the model believes"
+    )
+    return (*window.notices, Notice(code="window-short", message=message, count=length))
+
+
+def sized(
+    window: Window, trained: TrainedForecaster, lags_ps: Sequence[float], samples: int
+) -> MotionSize:
     """Return what memory and time of a forecast depend on."""
-    encoder = trained.model.config.encoder
+    demands, domino = trained.demands, isinstance(trained, TrainedMotion)
+    rolled = lags_ps[-1] / demands.stride_ps if demands.stride_ps else 0.0
     return MotionSize(
         atoms=len(window.system),
         observed=len(window),
-        times=times,
+        times=len(lags_ps),
         samples=samples,
-        features=encoder.features,
-        neighbours=encoder.neighbours,
-        at_once=trained.times_at_once,
+        features=demands.features,
+        neighbours=demands.neighbours * demands.graphs,
+        at_once=demands.at_once,
+        divisible=domino,
+        draws=demands.draws,
+        states=1 + min(samples, DRAWN_STATES) if domino else demands.draws + samples,
+        passes=(demands.passes + demands.passes_each * max(len(lags_ps), rolled)) / demands.graphs,
     )
+
+
+def checked_samples(samples: int | None, trained: TrainedForecaster) -> int:
+    """Return how many samples to draw, by default as many as a kind of model can.
+
+    Raises:
+        UsageError: Fewer than none, or some from a kind that has no distribution.
+    """
+    if samples is None:
+        return SAMPLES if trained.demands.samples else 0
+    if samples < 0:
+        raise UsageError(f"samples should not be negative, not {samples}")
+    if samples and not trained.demands.samples:
+        raise UsageError(
+            f"{trained.name} has no distribution to draw samples from; ask for 0 of them"
+        )
+    return samples
 
 
 def _forecast(
     observed: Window,
     lags: Float[Tensor, " times"],
-    trained: TrainedMotion,
+    trained: TrainedForecaster,
     samples: int,
     seed: int,
     notices: tuple[Notice, ...],
 ) -> MovingAtoms:
     generator = torch.Generator().manual_seed(seed)
-    pose = Pose.of(observed, trained, lags)
+    pose = Pose.of(observed, trained.demands.reference, lags)
     drawn = trained.samples(observed, lags, samples, generator) if samples else None
+    expected = trained.forecast(observed, lags)
+    gone = expected.divergence
+    if gone is not None:
+        notices = (*notices, _diverged(gone, observed))
     empty = observed.positions.new_zeros(0, len(lags), len(observed.system), 3)
     return MovingAtoms(
         system=observed.system,
@@ -328,9 +382,16 @@ def _forecast(
         box=observed.box,
         frame_ps=observed.frame_ps,
         observed=len(observed),
-        expected=trained.forecast(observed, lags),
+        expected=AtomForecast(
+            lags_ps=lags,
+            mean=expected.mean,
+            spread=expected.spread,
+            velocities=expected.velocities,
+        ),
         samples=empty if drawn is None else drawn,
         seed=seed,
+        model=trained.name,
+        said=trained.demands.said,
         trivial=_trivial(observed, trained, pose),
         reference=pose.reference,
         provenance=trained.provenance,
@@ -338,7 +399,17 @@ def _forecast(
     )
 
 
-def _checked_times(times_ps: Sequence[float], samples: int) -> Float[Tensor, " times"]:
+def _diverged(gone: Divergence, window: Window) -> Notice:
+    some = "" if gone.share == 1 else f" in {gone.share:.0%} of its samples"
+    return Notice(
+        code="rollout-diverged",
+        message=f"the forecast left the range of what is possible{some}, first {gone.after_ps:g} "
+        "ps after the last observed frame; from there on its last possible frame stands",
+        place=window.system.structure.name,
+    )
+
+
+def _checked_times(times_ps: Sequence[float]) -> Float[Tensor, " times"]:
     lags = torch.tensor([float(time) for time in times_ps], dtype=torch.float64)
     if len(lags) == 0:
         raise UsageError("a forecast needs at least one time")
@@ -348,19 +419,18 @@ def _checked_times(times_ps: Sequence[float], samples: int) -> Float[Tensor, " t
         )
     if (lags.diff() <= 0).any():
         raise UsageError("the times of a forecast should increase")
-    if samples < 0:
-        raise UsageError(f"samples should not be negative, not {samples}")
     return lags
 
 
-def check_system(system: MolecularSystem, trained: TrainedMotion) -> None:
+def check_system(system: MolecularSystem, trained: TrainedForecaster) -> None:
     """Raise where a model does not know some atoms, in one sentence that says what to do.
 
     Raises:
         InputError: Kinds that did not occur in training, or another molecule than the one it was
             trained on.
     """
-    name, known = system.structure.name, trained.climatology.kinds
+    demands = trained.demands
+    name, known, reference = system.structure.name, demands.kinds, demands.reference
     unknown = sorted(set(system.kinds.tolist()) - set(known))
     elsewhere = "make recordings with undula prepare atoms and train on them with undula train"
     if unknown:
@@ -368,9 +438,9 @@ def check_system(system: MolecularSystem, trained: TrainedMotion) -> None:
             f"{name}: the model knows no atoms of the kind {_listed(unknown)}, only "
             f"{_listed(known)}; {elsewhere}"
         )
-    if trained.reference is not None and len(trained.reference) != len(system):
+    if reference is not None and len(reference) != len(system):
         raise InputError(
-            f"{name}: the model was trained on a molecule of {len(trained.reference)} atoms, this "
+            f"{name}: the model was trained on a molecule of {len(reference)} atoms, this "
             f"one has {len(system)}; {elsewhere}"
         )
 
@@ -380,7 +450,9 @@ def _listed(kinds: Sequence[str]) -> str:
     return ", ".join(kinds[:3]) + rest
 
 
-def check_fits(window: Window, trained: TrainedMotion, lags_ps: Float[Tensor, " times"]) -> None:
+def check_fits(
+    window: Window, trained: TrainedForecaster, lags_ps: Float[Tensor, " times"]
+) -> None:
     """Raise where a model cannot forecast a window, in one sentence that says what to do.
 
     Args:
@@ -393,24 +465,22 @@ def check_fits(window: Window, trained: TrainedMotion, lags_ps: Float[Tensor, " 
         UsageError: A time beyond the horizon.
     """
     check_system(window.system, trained)
-    name, climatology = window.system.structure.name, trained.climatology
-    if abs(window.frame_ps - climatology.frame_ps) > 1e-6 * climatology.frame_ps:
+    name, demands = window.system.structure.name, trained.demands
+    if abs(window.frame_ps - demands.frame_ps) > 1e-6 * demands.frame_ps:
         raise InputError(
             f"{name}: frames of the window are {window.frame_ps:g} ps apart, those the model was "
-            f"trained on {climatology.frame_ps:g} ps; cut the window with "
-            f"frame_ps={climatology.frame_ps:g}"
+            f"trained on {demands.frame_ps:g} ps; cut the window with "
+            f"frame_ps={demands.frame_ps:g}"
         )
-    needed = climatology.config.frames_needed(
-        window.velocities is not None and climatology.known is not None
-    )
+    needed = demands.frames_needed(window.velocities is not None)
     if len(window) < needed:
         raise InputError(
             f"{name}: the window has {len(window)} frames, the model takes at least {needed}"
         )
     farthest = float(lags_ps[-1])
-    if farthest > trained.horizon_ps * (1 + 1e-9):
+    if farthest > demands.horizon_ps * (1 + 1e-9):
         raise UsageError(
-            f"the model reaches {trained.horizon_ps:g} ps after the last observed frame; "
+            f"the model reaches {demands.horizon_ps:g} ps after the last observed frame; "
             f"{farthest:g} ps were asked for"
         )
 
@@ -434,11 +504,12 @@ def bundled_for(system: MolecularSystem) -> TrainedMotion:
     )
 
 
-def _trivial(window: Window, trained: TrainedMotion, pose: Pose) -> dict[str, AtomForecast]:
+def _trivial(window: Window, trained: TrainedForecaster, pose: Pose) -> dict[str, AtomForecast]:
     """Return what needs no more than the window and what was fitted in training.
 
-    Of a molecule that was superposed in training all rows but the last position are those of
-    superposed frames, too.
+    Only DoMiNO carries a linear forecast that was fitted at all times; beside other kinds that
+    row is missing. Of a molecule that was superposed in training all rows but the last position
+    are those of superposed frames, too.
     """
     lags, posed = pose.lags_ps, pose.window
     still = window.now.expand(len(lags), -1, -1).contiguous()
@@ -449,7 +520,8 @@ def _trivial(window: Window, trained: TrainedMotion, pose: Pose) -> dict[str, At
     others: list[AtomForecaster] = [ObservedMean()]
     if window.velocities is not None or len(window) > 1:
         others.append(Ballistic())
-    others.append(LinearForecaster(name=LINEAR_ROW, climatology=trained.climatology))
+    if isinstance(trained, TrainedMotion):
+        others.append(LinearForecaster(name=LINEAR_ROW, climatology=trained.climatology))
     return rows | {row.name: pose.back(row.forecast(posed, lags)) for row in others}
 
 
@@ -473,12 +545,17 @@ class Pose:
     reference: Float[Tensor, "atoms 3"] | None = None
 
     @classmethod
-    def of(cls, window: Window, trained: TrainedMotion, lags_ps: Float[Tensor, " times"]) -> Pose:
-        """Superpose a window as its model was trained."""
-        if trained.reference is None:
+    def of(
+        cls,
+        window: Window,
+        reference: Float[Tensor, "atoms 3"] | None,
+        lags_ps: Float[Tensor, " times"],
+    ) -> Pose:
+        """Superpose a window on the reference of its model's training, if there is one."""
+        if reference is None:
             return cls(window=window, lags_ps=lags_ps)
-        posed, turn, shift = superposed(window, trained.reference)
-        back = (trained.reference.to(turn) - shift) @ turn
+        posed, turn, shift = superposed(window, reference)
+        back = (reference.to(turn) - shift) @ turn
         return cls(window=posed, lags_ps=lags_ps, turn=turn, shift=shift, reference=back)
 
     def back(self, forecast: AtomForecast) -> AtomForecast:

@@ -18,7 +18,6 @@ from undula.motion.scores import crps_normal, crps_samples
 from undula.motion.windows import AtomForecast
 from undula.types import Trajectory
 
-MODEL_ROW = "DoMiNO"
 SAME_FRAME = 0.1
 """Å: how far the truth may be from the last observed frame at that time, for rounding in files."""
 
@@ -66,8 +65,8 @@ def evaluate_atoms(moving: MovingAtoms, truth: Trajectory) -> AtomEvaluation:
     rows, positions, notices = true_positions(moving, truth)
     chosen = torch.tensor(rows)
     scores: dict[str, dict[str, list[float]]] = {}
-    kinds: dict[str, Literal["model", "trivial"]] = {MODEL_ROW: "model"}
-    scores[MODEL_ROW] = _scores(moving.expected, chosen, positions)
+    kinds: dict[str, Literal["model", "trivial"]] = {moving.model: "model"}
+    scores[moving.model] = _scores(moving.expected, chosen, positions)
     samples = None
     if len(moving.samples) > 1:
         drawn = moving.samples[:, chosen].to(positions)

@@ -20,10 +20,13 @@ from torch import Tensor
 from undula.errors import InputError, UsageError
 from undula.geometry.frames import centre
 from undula.geometry.periodic import distance_blocks, inscribed_radius
+from undula.motion.observables_kernels import count_shells
 from undula.types import MolecularSystem
 
 _NUMBERS_AT_ONCE = 2**20
 """Numbers that sums over time handle at once."""
+_CELLS = 4096
+"""Equal parts of the squared range of distances that are looked up before their shells."""
 _STILL = 1e-12
 """Circular variance below which an angle does not move."""
 
@@ -68,17 +71,42 @@ def radial_distribution(
         raise InputError("there are no pairs of atoms whose distances could be counted")
     boxes = _boxes(box, positions)
     _check_shells(edges, boxes)
-    squared_edges, bins = edges.to(positions).square(), len(edges) - 1
-    counts = torch.zeros(len(positions), bins + 2, dtype=torch.long, device=positions.device)
+    squared_edges = edges.to(positions).square()
+    counts = torch.zeros(len(positions), len(edges) - 1, dtype=torch.long, device=positions.device)
+    count = _counted_on_cpu if positions.device.type == "cpu" else _counted
     for part, rows, squared in distance_blocks(positions[:, one], positions[:, other], boxes):
-        squared.masked_fill_(excluded[rows], torch.inf)
-        shell = torch.bucketize(squared, squared_edges, right=True)
-        shell += (bins + 2) * torch.arange(len(squared), device=shell.device)[:, None, None]
-        counted = torch.bincount(shell.flatten(), minlength=len(squared) * (bins + 2))
-        counts[part] += counted.view(-1, bins + 2)
+        count(squared, excluded[rows], squared_edges, counts[part])
     volume = torch.linalg.det(boxes.double()).abs()
     shells = 4 / 3 * pi * edges.to(volume).pow(3).diff()
-    return (volume @ counts[:, 1:-1].to(volume)) / (len(positions) * pairs * shells)
+    return (volume @ counts.to(volume)) / (len(positions) * pairs * shells)
+
+
+def _counted(
+    squared: Float[Tensor, "frames rows columns"],
+    excluded: Bool[Tensor, "rows columns"],
+    edges: Float[Tensor, " edges"],
+    counts: Int[Tensor, "frames edges-1"],
+) -> None:
+    """Add how many squared distances lie between the squared edges, on any device."""
+    places = len(edges) + 1
+    shell = torch.bucketize(squared.masked_fill_(excluded, torch.inf), edges, right=True)
+    shell += places * torch.arange(len(squared), device=shell.device)[:, None, None]
+    found = torch.bincount(shell.flatten(), minlength=len(squared) * places)
+    counts += found.view(-1, places)[:, 1:-1]
+
+
+def _counted_on_cpu(
+    squared: Float[Tensor, "frames rows columns"],
+    excluded: Bool[Tensor, "rows columns"],
+    edges: Float[Tensor, " edges"],
+    counts: Int[Tensor, "frames edges-1"],
+) -> None:
+    """Add the same numbers in less than half the time."""
+    known = edges.numpy()
+    scale = known.dtype.type(_CELLS / known[-1])
+    cells = (known * scale).astype(np.int64)
+    before = np.searchsorted(cells, np.arange(_CELLS + 2), side="left")
+    count_shells(squared.numpy(), excluded.numpy(), known, before, scale, counts.numpy())
 
 
 def rdf_error(

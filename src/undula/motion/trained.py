@@ -15,17 +15,18 @@ from undula.errors import InputError, UsageError
 from undula.learn.checkpoint import described_in, load_into, load_weights, save_weights
 from undula.motion.climatology import Climatology
 from undula.motion.decoder import DecoderConfig
+from undula.motion.demands import Demands
 from undula.motion.dressing import Dressing
 from undula.motion.encoder import EncoderConfig
 from undula.motion.levels import LevelsConfig
 from undula.motion.linear import linear_base
-from undula.motion.model import DoMiNO, MotionModelConfig, planned
+from undula.motion.model import Base, DoMiNO, MotionModelConfig, Prediction, planned
 from undula.motion.noise import climatological_noise, restored_bonds, window_lengths
 from undula.motion.observation import Usual, observation
 from undula.motion.posing import Pose, posed
 from undula.motion.recalibration import Recalibration
 from undula.motion.surroundings import bond_table
-from undula.motion.windows import AtomForecast, Window
+from undula.motion.windows import AtomForecast, Forecasts, Window
 from undula.nn.ode.solve import SolverConfig
 
 KIND = "motion"
@@ -33,6 +34,8 @@ WEIGHTS = "weights.safetensors"
 DRAWN_STATES = 4
 """So many states are drawn from the posterior; further samples share them. What a state changes is
 1 to 3 % of the spread in trained models (argon, water), the rest of which is in the errors."""
+FIRST_PASSES, PASSES_EACH = 600.0, 40.0
+"""What the coarser levels, and the finest at each time, take as if they were passes through it."""
 TIMES_AT_ONCE = 64
 """`TrainedMotion.times_at_once` where memory is no matter."""
 
@@ -78,6 +81,26 @@ class TrainedMotion:
         """How far it reaches, ps."""
         return self.model.hierarchy.horizon * self.climatology.frame_ps
 
+    @property
+    def demands(self) -> Demands:
+        """What it takes and gives."""
+        climatology, encoder = self.climatology, self.model.config.encoder
+        least = climatology.config.frames_needed
+        return Demands(
+            kinds=climatology.kinds,
+            frame_ps=climatology.frame_ps,
+            observed=climatology.observed,
+            needed=(least(False), least(climatology.known is not None)),
+            horizon_ps=self.horizon_ps,
+            reference=self.reference,
+            samples=True,
+            features=encoder.features,
+            neighbours=encoder.neighbours,
+            at_once=self.times_at_once,
+            passes=FIRST_PASSES,
+            passes_each=PASSES_EACH,
+        )
+
     def at_level(self, level: int) -> TrainedMotion:
         """Return the forecaster that decodes the coarsest levels up to one, without retraining."""
         if not 0 <= level < self.model.hierarchy.levels:
@@ -101,14 +124,29 @@ class TrainedMotion:
                 training, or the window is too short.
             UsageError: A time lies beyond the horizon.
         """
+        return self.forecasts(window, lags_ps, [self.level])[0]
+
+    def forecasts(
+        self, window: Window, lags_ps: Float[Tensor, " times"], levels: Sequence[int]
+    ) -> list[AtomForecast]:
+        """Forecast as decoded at some levels, for the time of the finest; see `forecast`.
+
+        Args:
+            window: What is observed.
+            lags_ps: Times after now, ps, within the horizon.
+            levels: From 0, or from the last, −1.
+        """
         seen, pose = self._posed(window)
-        parts = self._predictions(seen, lags_ps)
-        return AtomForecast(
-            lags_ps=lags_ps,
-            mean=pose.places_back(torch.cat([p.mean[:, 0] for p in parts])),
-            spread=torch.cat([p.spread[:, 0] for p in parts]),
-            velocities=pose.directions_back(torch.cat([p.velocities[:, 0] for p in parts])),
-        )
+        found = self._decoded(seen, lags_ps, levels)
+        return [
+            AtomForecast(
+                lags_ps=lags_ps,
+                mean=pose.places_back(torch.cat([p.mean[:, 0] for p in parts])),
+                spread=torch.cat([p.spread[:, 0] for p in parts]),
+                velocities=pose.directions_back(torch.cat([p.velocities[:, 0] for p in parts])),
+            )
+            for parts in zip(*found, strict=True)
+        ]
 
     def contributions(
         self, window: Window, lags_ps: Float[Tensor, " times"]
@@ -189,10 +227,23 @@ class TrainedMotion:
         lags_ps: Float[Tensor, " times"],
         generator: torch.Generator | None = None,
     ) -> list[Prediction]:
+        """Run the network for one window and decode it at the forecaster's own level."""
+        return [one for [one] in self._decoded(window, lags_ps, [self.level], generator)]
+
+    def _decoded(
+        self,
+        window: Window,
+        lags_ps: Float[Tensor, " times"],
+        levels: Sequence[int],
+        generator: torch.Generator | None = None,
+    ) -> list[list[Prediction]]:
         """Run the network for one window; a generator draws its state.
 
         The window is encoded and the coarser levels are solved once; on a CPU the finest level
         is solved and decoded for a few times at once, so that memory stays small.
+
+        Returns:
+            Of each part of the times the predictions at the levels asked for.
         """
         model, device = self.model, window.positions.device
         kinds = self.climatology.kind_of_atoms(window.system).to(device)
@@ -213,14 +264,17 @@ class TrainedMotion:
             for some in parts:
                 plan = planned(model.hierarchy, some)
                 known = base(plan.all_lags)
-                prediction = model.finished(course, plan, known).predictions[self.level]
-                if self.recalibration is not None:
-                    there = known.part(len(known.mean) - len(some), len(some))
-                    prediction = self.recalibration.applied(
-                        prediction, there, some, self.level, self.reference
-                    )
-                found.append(prediction)
+                every = model.finished(course, plan, known).predictions
+                there = known.part(len(known.mean) - len(some), len(some))
+                found.append([self._believed(every[one], there, some, one) for one in levels])
         return found
+
+    def _believed(
+        self, prediction: Prediction, base: Base, lags: Float[Tensor, " times"], level: int
+    ) -> Prediction:
+        if self.recalibration is None:
+            return prediction
+        return self.recalibration.applied(prediction, base, lags, level, self.reference)
 
     def _posed(self, window: Window) -> tuple[Window, Pose]:
         """Take as much of the window as in training, posed for the network; and the way back."""
@@ -287,6 +341,12 @@ class TrainedMotion:
                 if "recalibration.amplitude" in tensors
                 else None,
             )
+
+
+def together(ways: Sequence[TrainedMotion]) -> Forecasts:
+    """Return what forecasts with one model decoded at several levels, solving them once."""
+    first, levels = ways[0], [way.level for way in ways]
+    return lambda window, lags_ps: first.forecasts(window, lags_ps, levels)
 
 
 def _parts(lags: Float[Tensor, " times"], at_once: int) -> Sequence[Float[Tensor, " some"]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -103,6 +104,10 @@ class AtomForecast:
     def divergence(self) -> Divergence | None:
         """When a rollout left the range of what is possible; none if it did not, or is none."""
         return None
+
+
+Forecasts: TypeAlias = Callable[[Window, Float[Tensor, " times"]], Sequence[AtomForecast]]
+"""What several forecasters say of a window, in their order, where they share what they compute."""
 
 
 @runtime_checkable

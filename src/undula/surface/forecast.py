@@ -384,7 +384,7 @@ def forecast(
         times_ps=tuple(float(time) for time in times_ps),
         spacing=spacing,
         probe=float(trained.provenance.get("probe", 1.4)),
-        notices=_extrapolation(trained, times_ps) + structure.notices,
+        notices=beyond_training(trained, times_ps) + structure.notices,
         samples=samples,
         seed=seed,
     )
@@ -411,7 +411,8 @@ def coloured(mesh: Mesh, moving: MovingSurface) -> Mesh:
     )
 
 
-def _extrapolation(trained: SurfaceForecaster, times_ps: Sequence[float]) -> tuple[Notice, ...]:
+def beyond_training(trained: SurfaceForecaster, times_ps: Sequence[float]) -> tuple[Notice, ...]:
+    """Return a notice where times lie beyond those that a model has seen; none where none do."""
     horizon = trained.horizon_ps
     later = [time for time in times_ps if time > horizon * (1 + 1e-9)]
     if not later:

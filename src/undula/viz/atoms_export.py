@@ -15,7 +15,7 @@ from undula.errors import Notice, UsageError
 from undula.io.atom_export import in_box, write_pdb, write_xtc
 from undula.locks import claims
 from undula.motion.forecast import MovingAtoms
-from undula.motion.forecast_scores import MODEL_ROW, AtomEvaluation
+from undula.motion.forecast_scores import AtomEvaluation
 from undula.notices import add_to_report, refuse
 from undula.notices import write_report as write_notices
 from undula.report.appendix import Appendix
@@ -55,7 +55,8 @@ def export_atoms(
     ``mean.xtc``                    the expected positions at all times
     ``sample-01.xtc`` …             whole futures
     ``forecast.pdb``                the expected positions, one model a time, with the standard
-                                    deviation along an axis (Å) in the B-factor column
+                                    deviation along an axis (Å) in the B-factor column: 0 where
+                                    the model says none
     ``index.html``                  the page
     ==============================  =============================================================
 
@@ -102,7 +103,9 @@ def export_atoms(
             b_factors=moving.expected.spread,
             remarks=(
                 f"FORECAST BY UNDULA, MEAN AT {len(moving.lags_ps)} TIMES",
-                "B-FACTOR: STANDARD DEVIATION ALONG AN AXIS, ANGSTROM",
+                "B-FACTOR: STANDARD DEVIATION ALONG AN AXIS, ANGSTROM"
+                if moving.expected.spread is not None
+                else "B-FACTOR 0: THE MODEL DOES NOT SAY HOW SURE IT IS",
             ),
         )
     if page is not None:
@@ -129,6 +132,7 @@ def write_report(moving: MovingAtoms, folder: Path, notices: Sequence[Notice]) -
         else spread.square().mean(dim=1).sqrt().tolist(),
         samples=len(moving.samples),
         seed=moving.seed,
+        model=moving.model,
     )
 
 
@@ -239,7 +243,8 @@ def _about_samples(evaluation: AtomEvaluation) -> list[str]:
     if evaluation.samples_crps is None:
         return []
     mean = sum(evaluation.samples_crps) / len(evaluation.samples_crps)
-    own = evaluation.scores[MODEL_ROW]["crps"]
+    [model] = [name for name, kind in evaluation.kinds.items() if kind == "model"]
+    own = evaluation.scores[model]["crps"]
     return [
         f"The samples by themselves have a CRPS of {mean:.3f} Å, the normal distributions around "
         f"the mean {sum(own) / len(own):.3f} Å."

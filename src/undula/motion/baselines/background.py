@@ -159,6 +159,19 @@ class Background:
     reference: Float[Tensor, "atoms 3"] | None
     provenance: dict[str, Any]
 
+    @property
+    def observed(self) -> int:
+        """How many frames the windows had that it was trained on.
+
+        Raises:
+            InputError: The provenance does not say.
+        """
+        batch = self.provenance.get("batch")
+        frames = batch.get("observed") if isinstance(batch, dict) else None
+        if not isinstance(frames, int) or frames < 1:
+            raise InputError("the provenance of the weights does not say batch.observed")
+        return frames
+
     def posed(self, window: Window, dtype: torch.dtype) -> tuple[Window, Pose]:
         """Take a window in a precision, superposed as in training; and the way back.
 

@@ -43,6 +43,7 @@ from undula.errors import InputError, UsageError
 from undula.learn.checkpoint import load_into
 from undula.motion.baselines.background import Background, Scales
 from undula.motion.baselines.diffusion import Schedule, probability_flow, sigmoid_schedule
+from undula.motion.demands import Demands
 from undula.motion.observation import velocities_of
 from undula.motion.surroundings import BONDS_APART, BondTable, bond_table, graph_of
 from undula.motion.windows import AtomForecast, Divergence, Window
@@ -319,6 +320,28 @@ class TrainedIto:
     def provenance(self) -> dict[str, Any]:
         """What it was trained on and how."""
         return self.background.provenance
+
+    @property
+    def demands(self) -> Demands:
+        """What it takes and gives."""
+        scales, config = self.background.scales, self.model.config
+        return Demands(
+            kinds=scales.kinds,
+            frame_ps=scales.frame_ps,
+            observed=self.background.observed,
+            needed=(2, 1) if config.velocities else (1, 1),
+            horizon_ps=scales.horizon * scales.frame_ps,
+            reference=self.background.reference,
+            samples=True,
+            said=(f"Its mean and spread are those of samples: {self.remark}.",),
+            features=config.features,
+            neighbours=config.neighbours,
+            graphs=BLOCKS_AT_ONCE,
+            at_once=1,
+            draws=self.sampling.draws,
+            passes_each=float(self.sampling.evaluations),
+            stride_ps=self.rollout * scales.frame_ps,
+        )
 
     @cached_property
     def schedule(self) -> Schedule:

@@ -25,6 +25,7 @@ from undula.motion.baselines.background import (
 )
 from undula.motion.baselines.lg_ode import LGODE, Latent, LGODEConfig, Observed, observed
 from undula.motion.climatology import knot_frames
+from undula.motion.demands import Demands
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.losses import Truth
@@ -34,6 +35,8 @@ from undula.nn.ode.solve import SolverConfig
 KIND = "lg-ode"
 _TIMES_AT_ONCE = 64
 """Times that are decoded together, so that memory stays small."""
+_NEIGHBOURS = 48.0
+"""More than an atom of a liquid has within the cutoff; a guess for estimates of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +238,30 @@ class TrainedLGODE:
     def provenance(self) -> dict[str, Any]:
         """What it was trained on and how."""
         return self.background.provenance
+
+    @property
+    def demands(self) -> Demands:
+        """What it takes and gives."""
+        scales, config = self.background.scales, self.model.config
+        return Demands(
+            kinds=scales.kinds,
+            frame_ps=scales.frame_ps,
+            observed=self.observed,
+            needed=(2, 1),
+            horizon_ps=scales.horizon * scales.frame_ps,
+            reference=self.background.reference,
+            samples=True,
+            said=(
+                f"Its spread is not learned: {config.observed_spread:g} times the way that atoms "
+                "of a kind usually go in that time.",
+                "Its samples know neither bonds nor what they were a moment before.",
+            ),
+            features=config.features,
+            neighbours=_NEIGHBOURS,
+            graphs=len(config.ages(self.observed)),
+            at_once=1,
+            passes=2.0 * 4 * config.solver.steps,
+        )
 
     def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> AtomForecast:
         """Forecast from the mean of the posterior; the spread is the fixed one, never fitted.

@@ -39,6 +39,7 @@ from undula.learn.task import ParameterGroup, moved
 from undula.motion.baselines.background import drawing_of, trained
 from undula.motion.baselines.trivial import WithoutDistribution
 from undula.motion.climatology import Climatology, ClimatologyConfig, Example, fit_climatology
+from undula.motion.demands import Demands
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.encoder import EncoderConfig, Observation, WindowEncoder
 from undula.motion.hierarchy import Hierarchy
@@ -436,6 +437,32 @@ class TrainedRoller(WithoutDistribution):
     horizon: int
     provenance: dict[str, Any]
     name: str = "step by step"
+
+    @property
+    def demands(self) -> Demands:
+        """What it takes and gives."""
+        climatology, encoder = self.climatology, self.model.config.encoder
+        stride = self.model.config.stride
+        least = climatology.config.frames_needed
+
+        def frames(strided_ones: int) -> int:
+            return (strided_ones - 1) * stride + 1
+
+        frame_ps = climatology.frame_ps / stride
+        return Demands(
+            kinds=climatology.kinds,
+            frame_ps=frame_ps,
+            observed=frames(climatology.observed),
+            needed=(frames(least(False)), frames(least(climatology.known is not None))),
+            horizon_ps=self.horizon * frame_ps,
+            reference=self.reference,
+            samples=False,
+            features=encoder.features,
+            neighbours=encoder.neighbours,
+            at_once=1,
+            passes_each=float(len(encoder.ages(climatology.observed))),
+            stride_ps=climatology.frame_ps,
+        )
 
     def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> RolledForecast:
         """Roll the window as far as the last time.

@@ -56,6 +56,7 @@ from undula.motion.baselines.background import (
 )
 from undula.motion.baselines.trivial import WithoutDistribution
 from undula.motion.climatology import knot_frames
+from undula.motion.demands import Demands
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.observation import velocities_of
@@ -360,6 +361,24 @@ class TrainedSCINet(WithoutDistribution):
     def provenance(self) -> dict[str, Any]:
         """What it was trained on and how."""
         return self.background.provenance
+
+    @property
+    def demands(self) -> Demands:
+        """What it takes and gives."""
+        scales, config = self.background.scales, self.model.config
+        return Demands(
+            kinds=scales.kinds,
+            frame_ps=scales.frame_ps,
+            observed=self.background.observed,
+            needed=(config.frames, config.frames),
+            horizon_ps=scales.horizon * scales.frame_ps,
+            reference=self.background.reference,
+            samples=False,
+            # What the tree holds at once, measured.
+            features=config.channels * config.hidden * config.frames // 20,
+            neighbours=0.0,
+            at_once=1,
+        )
 
     def forecast(self, window: Window, lags_ps: Float[Tensor, " times"]) -> AtomForecast:
         """Forecast positions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from undula.motion.evaluation import (
     Scored,
     Sparing,
     ranges_of,
-    scored,
+    scored_together,
     starts_of,
     window_at,
 )
@@ -33,7 +33,7 @@ from undula.motion.studies.sampled import (
     still_course,
     true_courses,
 )
-from undula.motion.windows import AtomForecaster, OfSomeAtoms
+from undula.motion.windows import AtomForecaster, Forecasts, OfSomeAtoms
 
 FITTED_WINDOWS = 40
 """Windows of each training recording that trivial rows are fitted on."""
@@ -118,20 +118,44 @@ class Arena:
             samples: Whether futures are drawn, where it has a distribution.
             sparing: What is left out.
         """
+        return self.scores_together([forecaster], None, samples=[samples], sparing=sparing)[0]
+
+    def scores_together(
+        self,
+        forecasters: Sequence[AtomForecaster],
+        forecasts: Forecasts | None,
+        *,
+        samples: Sequence[bool],
+        sparing: Sparing | None = None,
+    ) -> list[dict[str, Any]]:
+        """Score forecasters that forecast each window together; the same numbers as one by one.
+
+        Args:
+            forecasters: Of the same atoms.
+            forecasts: Of all of them; one by one by default.
+            samples: For each, whether futures are drawn.
+            sparing: What is left out.
+        """
         left = sparing or Sparing()
-        atoms = self.atoms_of(forecaster)
-        found: dict[str, Any] = {}
+        atoms = self.atoms_of(forecasters[0])
+        found: list[dict[str, Any]] = [{} for _ in forecasters]
         for number, recording in enumerate(self.tests):
-            point = self._points(forecaster, recording, left, atoms)
-            futures = _NOT_DRAWN
-            if samples:
-                futures = self._sampled(forecaster, recording, number, left)
-            found[recording.name] = point.plain() | futures
+            points = self._points(forecasts or one_by_one(forecasters), recording, left, atoms)
+            for which, point in enumerate(points):
+                futures = _NOT_DRAWN
+                if samples[which]:
+                    futures = self._sampled(forecasters[which], recording, number, left)
+                found[which][recording.name] = point.plain() | futures
             if atoms is not None:
-                found[recording.name]["beside"] = {
-                    row.name: self._points(row, recording, left, atoms).plain()["starts"]
-                    for row in self.trivial()
+                rows = self.trivial()
+                beside = {
+                    row.name: point.plain()["starts"]
+                    for row, point in zip(
+                        rows, self._points(one_by_one(rows), recording, left, atoms), strict=True
+                    )
                 }
+                for one in found:
+                    one[recording.name]["beside"] = beside
         return found
 
     def atoms_of(self, forecaster: AtomForecaster) -> Int[Tensor, " chosen"] | None:
@@ -143,13 +167,13 @@ class Arena:
 
     def _points(
         self,
-        forecaster: AtomForecaster,
+        forecasts: Forecasts,
         recording: Recording,
         sparing: Sparing,
         atoms: Int[Tensor, " chosen"] | None,
-    ) -> Scored:
-        return scored(
-            forecaster,
+    ) -> list[Scored]:
+        return scored_together(
+            forecasts,
             self.source,
             recording,
             self.ranges,
@@ -243,3 +267,8 @@ class Arena:
         few = frames[:: max(1, len(frames) // ENERGY_FRAMES)][:ENERGY_FRAMES]
         middle = float(self._energies(few).median()) / len(self.source.system)
         return middle if abs(middle) < float("inf") else None
+
+
+def one_by_one(forecasters: Sequence[AtomForecaster]) -> Forecasts:
+    """Return what forecasts with each of some forecasters that share nothing."""
+    return lambda window, lags_ps: [one.forecast(window, lags_ps) for one in forecasters]

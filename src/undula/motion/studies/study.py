@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from undula.motion.studies.runs import (
     trained_run,
 )
 from undula.motion.trained import WEIGHTS
-from undula.motion.windows import AtomForecaster, Remarked
+from undula.motion.windows import AtomForecaster, Forecasts, Remarked
 
 TRIVIAL = "trivial"
 """The folder of the trivial rows' scores; no row of a protocol can have files there."""
@@ -110,12 +111,112 @@ class _Workplace:
     progress: Callable[[], Progress]
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
+    keeps_times: bool = True
 
     def timed(self, what: str, seconds: float) -> None:
         self.seconds[what] = round(seconds, 3)
+        self.write_times()
+
+    def write_times(self) -> None:
+        if not self.seconds or not self.keeps_times:
+            return
         path = self.out / "times.json"
         known = read_json(path)["seconds"] if path.is_file() else {}
         atomic.write_json(path, {"seconds": known | self.seconds})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one process of several does of a study.
+
+    Attributes:
+        system: Its name.
+        row: Of the protocol, or `TRIVIAL`.
+        seed: Of its training; none for the trivial rows.
+    """
+
+    system: str
+    row: str
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"{self.system}/{self.row}" + ("" if self.seed is None else f", seed {self.seed}")
+
+
+def parts_of(
+    protocol: MotionProtocol,
+    systems: Sequence[Opened],
+    training_of: Callable[[MotionRow, Opened, int], MotionTraining | MotionFitting],
+    only: Sequence[str],
+) -> list[Part]:
+    """Return all parts of a study; the last rows, which take longest, come first.
+
+    Args:
+        protocol: Rows, seeds, scoring.
+        systems: Those to score on.
+        training_of: As of `run_motion_study`.
+        only: Names of the rows to take.
+
+    Raises:
+        UsageError: There is no such row, or a training cannot be meant.
+    """
+    found = [
+        Part(system=system.name, row=row.name, seed=seed)
+        for row in reversed(_chosen(protocol, only))
+        for system in systems
+        for seed in _trainings(row, protocol.rows, system, protocol.seeds, training_of)
+    ]
+    return [*found, *(Part(system=one.name, row=TRIVIAL, seed=None) for one in systems)]
+
+
+def run_part(
+    part: Part,
+    protocol: MotionProtocol,
+    system: Opened,
+    training_of: Callable[[MotionRow, Opened, int], MotionTraining | MotionFitting],
+    *,
+    runs: Path,
+    out: Path,
+    progress: Callable[[], Progress],
+) -> dict[str, float]:
+    """Do one part of a study: its files are then there for `run_motion_study`, byte by byte.
+
+    The process that asks for it holds ``out``.
+
+    Args:
+        part: Which.
+        protocol: Rows, seeds, scoring.
+        system: Of the part.
+        training_of: As of `run_motion_study`.
+        runs: Where the run folders lie.
+        out: Where the scores go.
+        progress: Makes a listener for a training.
+
+    Returns:
+        What took how long, s.
+
+    Raises:
+        InputError: It cannot be trained.
+    """
+    place = _Workplace(runs=runs, out=out, progress=progress, say=_silent, keeps_times=False)
+    arena = Arena(system, system.asked.scoring(protocol.scoring))
+    if part.row == TRIVIAL:
+        _trivial_rows(arena, place)
+        _beside(arena, place)
+    else:
+        [row] = _chosen(protocol, [part.row])
+        every = _trainings(row, protocol.rows, system, protocol.seeds, training_of)
+        _model_rows(
+            row, {seed: one for seed, one in every.items() if seed == part.seed}, arena, place
+        )
+    return place.seconds
+
+
+def _silent(line: str) -> None:
+    """Say nothing: who started the process says what it does."""
+    del line
 
 
 @claims("out")
@@ -129,6 +230,8 @@ def run_motion_study(
     only: Sequence[str],
     progress: Callable[[], Progress],
     say: Callable[[str], None],
+    done: Mapping[str, float] | None = None,
+    failed: Mapping[str, str] | None = None,
 ) -> MotionStudy:
     """Train the rows of a protocol that have no finished run, and score all on test recordings.
 
@@ -147,12 +250,17 @@ def run_motion_study(
         only: Names of the rows to take, "trivial" for none; all of the protocol if it is empty.
         progress: Makes a listener for each training.
         say: Told which row comes next, in one line.
+        done: How long what other processes did took, s: what `run_part` returned.
+        failed: System/row → why it could not be trained, as another process found; it is not
+            tried again.
 
     Raises:
         UsageError: There is no such row; a run folder holds another configuration.
     """
     chosen = _chosen(protocol, only)
     place = _Workplace(runs=runs, out=out, progress=progress, say=say)
+    place.seconds.update(done or {})
+    place.write_times()
     plans = [
         [
             (row, _trainings(row, protocol.rows, system, protocol.seeds, training_of))
@@ -160,7 +268,7 @@ def run_motion_study(
         ]
         for system in systems
     ]
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] = dict(failed or {})
     found = [
         _system(system, plan, system.asked.scoring(protocol.scoring), place, skipped)
         for system, plan in zip(systems, plans, strict=True)
@@ -211,16 +319,18 @@ def _system(
     arena = Arena(system, scoring)
     rows: list[RowScores] = []
     for row, trainings in plan:
+        if f"{system.name}/{row.name}" in skipped:
+            place.say(
+                f"{system.name}/{row.name} is left out: {skipped[f'{system.name}/{row.name}']}"
+            )
+            continue
         try:
             rows += _model_rows(row, trainings, arena, place)
         except InputError as error:
             skipped[f"{system.name}/{row.name}"] = str(error)
             place.say(f"{system.name}/{row.name} is left out: {error}")
     rows += _trivial_rows(arena, place)
-    name = f"{system.name}/{TRIVIAL}"
-    rules = {"energies": arena.has_energies}
-    references = _kept(arena, rules, f"{name}/references", arena.references, place)
-    truth = _kept(arena, rules, f"{name}/truth", arena.true_curves, place)
+    references, truth = _beside(arena, place)
     return SystemScores(
         opened=system,
         rows=tuple(rows),
@@ -228,6 +338,15 @@ def _system(
         truth=truth,
         positions_only=arena.ranges.velocity is None,
         energy_note=arena.energy_note,
+    )
+
+
+def _beside(arena: Arena, place: _Workplace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the references and the curves of the truth."""
+    name, rules = f"{arena.system.name}/{TRIVIAL}", {"energies": arena.has_energies}
+    return (
+        _kept(arena, rules, f"{name}/references", arena.references, place),
+        _kept(arena, rules, f"{name}/truth", arena.true_curves, place),
     )
 
 
@@ -247,15 +366,14 @@ def _model_rows(
         else:
             contenders = _trained(row, asked, seed, arena, place)
             steps.append(contenders[0].steps)
+        ways = _Ways(contenders=contenders, arena=arena, sparing=row.sparing)
         for one in contenders:
-            made = _scores(
+            made = _kept(
                 arena,
-                one.forecaster,
-                one.key,
-                f"{one.name}/seed-{seed}",
+                _rules(arena, one.key, row.sparing),
+                f"{arena.system.name}/{one.name}/seed-{seed}",
+                partial(ways.scores, one.name),
                 place,
-                samples=one.samples,
-                sparing=row.sparing,
             )
             scores.setdefault(one.name, []).append(made)
             last[one.name] = one
@@ -284,6 +402,33 @@ class _Contender:
     samples: bool = True
     parameters: int = 0
     steps: int = 0
+    together: Callable[[Sequence[Any]], Forecasts] | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class _Ways:
+    """Scores of the ways to ask one model, made together where that takes less time."""
+
+    contenders: Sequence[_Contender]
+    arena: Arena
+    sparing: Sparing
+    made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def scores(self, name: str) -> Mapping[str, Any]:
+        """Return the scores of a way, and make those of the ways after it with them."""
+        if name not in self.made:
+            first = [one.name for one in self.contenders].index(name)
+            together = self.contenders[first].together
+            some = self.contenders[first:] if together else self.contenders[first : first + 1]
+            forecasters = [one.forecaster for one in some]
+            found = self.arena.scores_together(
+                forecasters,
+                together(forecasters) if together else None,
+                samples=[one.samples for one in some],
+                sparing=self.sparing,
+            )
+            self.made = {one.name: scores for one, scores in zip(some, found, strict=True)}
+        return self.made.pop(name)
 
 
 def _trained(
@@ -307,6 +452,7 @@ def _trained(
     way = training.kind.other_way
     if way is None:
         return [first]
+    first = replace(first, together=way.together)
     others = [
         replace(
             first,
@@ -380,17 +526,18 @@ def _starts(count: int) -> str:
 
 def _trivial_rows(arena: Arena, place: _Workplace) -> list[RowScores]:
     place.say(f"{arena.system.name}: trivial rows")
+    name = f"{arena.system.name}/{TRIVIAL}"
     return [
         RowScores(
             name=forecaster.name,
             label=forecaster.name,
             kind="trivial",
             seeds=(
-                _scores(
+                _kept(
                     arena,
-                    forecaster,
-                    {"fitted windows": FITTED_WINDOWS},
-                    f"{TRIVIAL}/{'-'.join(re.findall('[a-z]+', forecaster.name))}",
+                    _rules(arena, {"fitted windows": FITTED_WINDOWS}),
+                    f"{name}/{'-'.join(re.findall('[a-z]+', forecaster.name))}",
+                    partial(arena.scores, forecaster),
                     place,
                 ),
             ),
@@ -399,28 +546,11 @@ def _trivial_rows(arena: Arena, place: _Workplace) -> list[RowScores]:
     ]
 
 
-def _scores(
-    arena: Arena,
-    forecaster: AtomForecaster,
-    key: Mapping[str, Any],
-    name: str,
-    place: _Workplace,
-    *,
-    samples: bool = True,
-    sparing: Sparing | None = None,
-) -> dict[str, Any]:
-    """Score a forecaster, with or without the samples, which take most of the time."""
+def _rules(arena: Arena, key: Mapping[str, Any], sparing: Sparing | None = None) -> dict[str, Any]:
+    """Return what scores depend on beside data and scoring."""
     rules = {**key, "energies": arena.has_energies}
     left = {} if sparing is None else {n: v for n, v in asdict(sparing).items() if v}
-    if left:
-        rules["sparing"] = left
-    return _kept(
-        arena,
-        rules,
-        f"{arena.system.name}/{name}",
-        lambda: arena.scores(forecaster, samples=samples, sparing=sparing),
-        place,
-    )
+    return rules | {"sparing": left} if left else rules
 
 
 def _kept(

@@ -1,0 +1,82 @@
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from undula.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "published.md"
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="docs lie in the repository alone")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = spec_from_file_location("published_tool", ROOT / "tools" / "published.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def lines(page: str, row: str) -> list[list[str]]:
+    """Return the cells of the lines of a row, in the order of the page."""
+    starts = [line for line in page.splitlines() if line.startswith(f"| {row} |")]
+    return [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in starts]
+
+
+def test_the_page_says_what_the_results_say(tool):
+    page = PAGE.read_text(encoding="utf-8")
+    assert tool.written(page) == page, "run python tools/published.py"
+
+
+def test_without_results_there_is_no_number_of_ours(tool, tmp_path):
+    page = tool.written(PAGE.read_text(encoding="utf-8"), tmp_path)
+    assert lines(page, "DoMiNO (ours)")[0] == ["0.1786", "not yet trained", "–", "–", "–"]
+    assert lines(page, "MoE-DSR (paper)")[0] == [
+        "0.7028", "0.0039", "0.6723", "not yet trained", "–", "–",
+    ]  # fmt: skip
+    assert "(trivial) | –" not in page
+
+
+def test_a_number_of_the_results_reaches_the_page(tool, tmp_path):
+    table = {"mean": {"domino": {"tip3p": {"paper": 0.3, "paper_expected": 0.25}}}}
+    folder = tmp_path / "domino" / "tip3p"
+    folder.mkdir(parents=True)
+    (folder / "table-1.json").write_text(json.dumps(table))
+    about = {"tip3p/domino": {"seeds": 2, "steps": [800, 1600], "weights": 5, "remarks": []}}
+    (folder / "rows.json").write_text(json.dumps(about))
+    page = tool.written(PAGE.read_text(encoding="utf-8"), tmp_path)
+    assert ["0.1513", "0.3000", "0.2500", "2", "800, 1,600"] in lines(page, "DoMiNO (ours)")
+
+
+def test_a_study_is_taken_without_its_times_and_never_with_a_place_of_a_machine(tool, tmp_path):
+    study, results = tmp_path / "study", tmp_path / "results"
+    study.mkdir()
+    for name, table in {
+        "table-1.json": {"mean": {"domino": {"ala2": {"paper": 0.1}}}},
+        "times.json": {"seconds": {"score": 1.0}},
+        "rows.json": {},
+    }.items():
+        (study / name).write_text(json.dumps(table))
+    assert tool.take(study, results) == results / "domino" / "ala2"
+    taken = sorted(path.name for path in (results / "domino" / "ala2").iterdir())
+    assert taken == ["rows.json", "table-1.json"]
+    copytree(study, tmp_path / "other")
+    (tmp_path / "other" / "rows.json").write_text('{"place": "/home/somebody/runs"}')
+    with pytest.raises(InputError, match="names a place of a machine"):
+        tool.take(tmp_path / "other", results)
+    with pytest.raises(InputError, match="holds no study"):
+        tool.take(tmp_path, results)
+
+
+def test_no_committed_result_names_times_or_places(tool):
+    found = sorted((ROOT / "results").rglob("*"))
+    assert not [path for path in found if path.is_file() and path.suffix != ".json"]
+    assert not [path for path in found if path.name == "times.json"]
+    for path in found:
+        if path.is_file():
+            assert not [
+                text for text in tool._texts(json.loads(path.read_text())) if "/tmp/" in text
+            ]
