@@ -178,3 +178,10 @@ def test_blocks_of_three_nodes_keep_the_softest_modes(monkeypatch):
     overlap = (modes.flatten(1) @ moved.flatten(1).T).square().sum(dim=1)
     assert overlap[:5].min() > 0.7
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.ones(10).double())
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+def test_without_a_neighbour_there_is_no_mode(nodes):
+    stiffness, modes = anisotropic_network_modes(torch.zeros(nodes, 3), 20)
+    assert len(stiffness) == 0
+    assert modes.shape == (0, nodes, 3)

@@ -81,6 +81,8 @@ REFUSED_STRUCTURES: dict[str, tuple[list[str] | bytes, tuple[str, ...]]] = {
     "nm in a PDB": (scaled(0.1), ("neighbouring Cα is 0.36", "use --length-unit nm")),
     "Å taken for nm": (scaled(10), ("use --length-unit angstrom",)),
     "alpha carbons only": (PEPTIDE[1::5], ("only Cα is there", "needs all heavy atoms")),
+    "fewer atoms than a surface needs": (PEPTIDE[:9], ("are 9 atoms", "needs at least 10")),
+    "one atom": (PEPTIDE[:1], ("there is 1 atom to use",)),
     "unknown element": (
         [*PEPTIDE, pdb_line("X1", (3, 9, 1), residue="ALA", number=4, element="ZZ")],
         ("line 21, atom X1 in ALA 4", "unknown element"),

@@ -94,7 +94,7 @@ def anisotropic_network_modes(
     else:
         values, vectors = _node_modes(nodes, i, j, way)
     kept = torch.nonzero(values > SOFTEST)[:modes, 0]
-    found = vectors[:, kept].T.reshape(-1, nodes, 3)
+    found = vectors[:, kept].T.reshape(len(kept), nodes, 3)
     if not len(kept):
         return values[kept], found
     most = found.square().sum(dim=2).argmax(dim=1)

@@ -27,6 +27,8 @@ from undula.notices import placed
 from undula.types import Structure
 
 PURPOSES = ("surface", "motion")
+FEWEST_ATOMS = 10
+"""Two small residues; a forecast of fewer has no level set left after some picoseconds."""
 _BLOCK_BYTES = 2**28
 
 
@@ -134,15 +136,25 @@ def _no_surface(path: Path, name: str) -> str:
     )
 
 
-def require_surface(structure: Structure) -> None:
-    """Raise where a structure has too few of its atoms to have a molecular surface.
+def require_surface(structure: Structure, file: Path | None = None) -> None:
+    """Raise where a structure has too few of its atoms to have a molecular surface that moves.
+
+    Args:
+        structure: As it would be used.
+        file: Where it was read from, for the message; by default its name stands there.
 
     Raises:
-        InputError: Only the Cα atoms are there.
+        InputError: Only the Cα atoms are there, or hardly any atoms at all.
     """
     for notice in structure.notices:
         if notice.code == "alpha-carbons-only":
             raise InputError(f"{notice}; a surface needs all heavy atoms")
+    if len(structure) < FEWEST_ATOMS:
+        atoms = "is 1 atom" if len(structure) == 1 else f"are {len(structure)} atoms"
+        raise InputError(
+            f"{file or structure.name}: there {atoms} to use; a surface that moves needs at "
+            f"least {FEWEST_ATOMS}"
+        )
 
 
 def _inspected_structure(path: Path, name: str, purpose: str | None) -> Inspection:
@@ -150,7 +162,7 @@ def _inspected_structure(path: Path, name: str, purpose: str | None) -> Inspecti
     why_not: dict[str, str] = {}
     try:
         structure = load_structure(path)
-        require_surface(structure)
+        require_surface(structure, path)
         families.append("surface")
     except InputError as error:
         if purpose == "surface":
