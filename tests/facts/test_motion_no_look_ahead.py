@@ -24,7 +24,8 @@ from undula.motion.baselines.scinet import SCINetConfig, SCINetTraining
 from undula.motion.baselines.trivial import trivial_forecasters
 from undula.motion.baselines.wavelet_arima import WaveletArima, WaveletArimaConfig
 from undula.motion.catalog import FITTED_KINDS, KINDS
-from undula.motion.climatology import Example, knot_frames
+from undula.motion.climatology import knot_frames
+from undula.motion.climatology_fit import Example
 from undula.motion.drawing import WindowConfig
 from undula.motion.evaluation import window_at
 from undula.motion.hierarchy import Hierarchy

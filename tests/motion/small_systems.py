@@ -17,11 +17,13 @@ from undula.io.recordings import (
     finish_recordings,
     write_recording,
 )
-from undula.motion.climatology import ClimatologyConfig, Example, fit_climatology, knot_frames
+from undula.motion.climatology import knot_frames
+from undula.motion.climatology_fit import Example, fit_climatology
 from undula.motion.encoder import EncoderConfig
 from undula.motion.levels import LevelsConfig
 from undula.motion.model import DoMiNO, MotionModelConfig
 from undula.motion.observation import fitted_usual
+from undula.motion.predictors import ClimatologyConfig
 from undula.motion.trained import TrainedMotion
 from undula.motion.windows import Window
 from undula.nn.ode.solve import SolverConfig

@@ -8,14 +8,9 @@ import torch
 from tests.motion.small_systems import argon, chain, water_positions, waters
 
 from undula.errors import InputError, UsageError
-from undula.motion.climatology import (
-    Climatology,
-    ClimatologyConfig,
-    Example,
-    fit_climatologies,
-    fit_climatology,
-    knot_frames,
-)
+from undula.motion.climatology import Climatology, knot_frames
+from undula.motion.climatology_fit import Example, fit_climatologies, fit_climatology
+from undula.motion.predictors import ClimatologyConfig
 from undula.motion.windows import Window
 from undula.types import MolecularSystem
 

@@ -23,9 +23,8 @@ training recordings only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from math import inf, log10
 from typing import Any
 
@@ -34,78 +33,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from undula.errors import InputError, UsageError
-from undula.motion.noise import Topology, topologies
+from undula.motion.predictors import ClimatologyConfig, predictors
 from undula.motion.windows import Window
 from undula.types import MolecularSystem
-
-_LEAST_SPREAD = 1e-8
-"""Å: where a forecast is exact, so that logarithms exist."""
-
-_LEAST_TERM = 1e-3
-"""Å/ps or Å: terms that are smaller in training tell nothing about larger ones, and must not seem
-to: the drift of recordings whose centre of mass is at rest is one of rounding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClimatologyConfig:
-    """What a linear forecast may use.
-
-    Attributes:
-        velocity: The velocity now; the difference of the last two frames where none is known.
-        earlier: Mean velocities over the last k frames, for each k named here: the rest of a
-            short memory. On argon 1 and 2 bring nearly all there is.
-        molecule: Velocity of the molecule's centre of mass, and the way to it: where atoms of a
-            molecule that turns about are soon expected.
-        neighbours: The way to the mean of the atoms it is bonded to.
-        mean: The way to the mean of the observed window: large for atoms that are bound in an
-            aligned molecule, next to nothing in a liquid.
-        drift: The velocity of the centre of mass over the window.
-        hops: Correlations reach so many bonds far; atoms farther apart have the last one.
-    """
-
-    velocity: bool = True
-    earlier: tuple[int, ...] = (1, 2)
-    molecule: bool = True
-    neighbours: bool = True
-    mean: bool = True
-    drift: bool = True
-    hops: int = 8
-
-    def __post_init__(self) -> None:
-        if any(frames < 1 for frames in self.earlier) or len(set(self.earlier)) < len(self.earlier):
-            raise UsageError(f"earlier should name different positive frames, not {self.earlier}")
-        if self.hops < 1:
-            raise UsageError(f"hops should be at least 1, not {self.hops}")
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """What each coefficient belongs to."""
-        return (
-            *(["velocity"] if self.velocity else []),
-            *(f"velocity over {frames}" for frames in self.earlier),
-            *(["velocity of the molecule", "centre of the molecule"] if self.molecule else []),
-            *(["neighbours"] if self.neighbours else []),
-            *(["mean"] if self.mean else []),
-            *(["drift"] if self.drift else []),
-        )
-
-    def frames_needed(self, known: bool) -> int:
-        """Return how many observed frames a forecast takes, with or without velocities."""
-        two = self.drift or ((self.velocity or self.molecule) and not known)
-        return max([1, 2 if two else 1, *(frames + 1 for frames in self.earlier)])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Example:
-    """A window and what came after it.
-
-    Attributes:
-        window: What was observed.
-        future: Positions at the knots, unwrapped, Å.
-    """
-
-    window: Window
-    future: Float[Tensor, "knots atoms 3"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -199,7 +129,7 @@ class Climatology:
         Raises:
             InputError: An atom is of a kind that the training data did not have.
         """
-        return _kind_rows(system, {kind: row for row, kind in enumerate(self.kinds)})
+        return kind_rows(system, {kind: row for row, kind in enumerate(self.kinds)})
 
     def expected(self, window: Window, lags_ps: Float[Tensor, " times"]) -> Expectation:
         """Compute the mean, its velocity and the spread of every atom at some times.
@@ -396,79 +326,16 @@ def knot_frames(horizon: int, per_decade: int = 8) -> tuple[int, ...]:
     return tuple(sorted(spaced | {1, horizon}))
 
 
-def predictors(
-    window: Window, config: ClimatologyConfig, known: bool
-) -> tuple[Float[Tensor, "terms atoms 3"], Float[Tensor, " 3"]]:
-    """Compute what a linear forecast is made of, as seen by who moves along with the drift.
+def kind_rows(system: MolecularSystem, rows: Mapping[str, int]) -> Int[Tensor, " atoms"]:
+    """Return the row of each atom's chemical kind.
 
     Args:
-        window: At least `ClimatologyConfig.frames_needed` frames.
-        config: Which terms.
-        known: Whether to take the velocity now, or the difference of the last two frames.
-
-    Returns:
-        The terms, Å/ps but for the way to the mean, Å; and the drift, Å/ps, 0 if it is not used.
+        system: The atoms.
+        rows: The row of each kind that a climatology knows.
 
     Raises:
-        InputError: The window is too short, or has no velocities.
+        InputError: It knows not all of them.
     """
-    name, frames = window.system.structure.name, len(window)
-    needed = config.frames_needed(known)
-    if frames < needed:
-        raise InputError(f"{name}: a forecast takes at least {needed} frames, not {frames}")
-    now, step = window.now, window.frame_ps
-    drift = _drift(window) if config.drift else now.new_zeros(3)
-    terms: list[Tensor] = []
-    if config.velocity:
-        terms.append(_velocity(window, known) - drift)
-    for back in config.earlier:
-        terms.append((now - window.positions[-1 - back]) / (back * step) - drift)
-    if config.molecule:
-        terms.append(_centres(_velocity(window, known), window.system) - drift)
-        terms.append(_centres(now, window.system) - now)
-    if config.neighbours:
-        terms.append(_to_neighbours(now, window.system.bonds))
-    if config.mean:
-        age = step * (frames - 1) / 2
-        terms.append(window.positions.mean(dim=0) + drift * age - now)
-    if config.drift:
-        terms.append(drift.expand_as(now))
-    empty = now.new_zeros(0, *now.shape)
-    return (torch.stack(terms) if terms else empty), drift
-
-
-def _velocity(window: Window, known: bool) -> Float[Tensor, "atoms 3"]:
-    if not known:
-        return (window.now - window.positions[-2]) / window.frame_ps
-    if window.velocity_now is None:
-        raise InputError(f"{window.system.structure.name}: the velocities now are not known")
-    return window.velocity_now.to(window.now)
-
-
-def _centres(values: Float[Tensor, "atoms 3"], system: MolecularSystem) -> Float[Tensor, "atoms 3"]:
-    """Average over each molecule, weighted by mass, and give every atom its molecule's."""
-    weights = system.masses.to(values)[:, None]
-    both = torch.cat([values * weights, weights], dim=1)
-    total = values.new_zeros(system.molecule_count, 4).index_add_(0, system.molecules, both)
-    return (total[:, :3] / total[:, 3:])[system.molecules]
-
-
-def _to_neighbours(
-    positions: Float[Tensor, "atoms 3"], bonds: Int[Tensor, "2 bonds"]
-) -> Float[Tensor, "atoms 3"]:
-    """Compute the way to the mean of the bonded atoms; 0 for an atom without bonds."""
-    i, j = torch.cat([bonds, bonds.flip(0)], dim=1)
-    total = torch.zeros_like(positions).index_add_(0, i, positions[j] - positions[i])
-    return total / torch.bincount(i, minlength=len(positions)).clamp(min=1)[:, None]
-
-
-def _drift(window: Window) -> Float[Tensor, " 3"]:
-    weights = (window.system.masses / window.system.masses.sum()).to(window.positions)
-    way = weights @ (window.positions[-1] - window.positions[0])
-    return way / ((len(window) - 1) * window.frame_ps)
-
-
-def _kind_rows(system: MolecularSystem, rows: Mapping[str, int]) -> Int[Tensor, " atoms"]:
     unknown = sorted(set(system.kinds.tolist()) - rows.keys())
     if unknown:
         raise InputError(
@@ -477,217 +344,6 @@ def _kind_rows(system: MolecularSystem, rows: Mapping[str, int]) -> Int[Tensor, 
         )
     found = [rows[kind] for kind in system.kinds.tolist()]
     return torch.tensor(found, dtype=torch.int64, device=system.molecules.device)
-
-
-def fit_climatology(
-    examples: Iterable[Example], knots: Sequence[int], config: ClimatologyConfig
-) -> Climatology:
-    """Fit one climatology; see `fit_climatologies`."""
-    return fit_climatologies(examples, knots, [config])[0]
-
-
-def fit_climatologies(
-    examples: Iterable[Example], knots: Sequence[int], configs: Sequence[ClimatologyConfig]
-) -> list[Climatology]:
-    """Fit linear forecasts that use different things to the same windows, by least squares.
-
-    At every knot and for every kind on its own, over all atoms, axes and windows. Coefficients of
-    terms that are never larger than about 0.001 Å/ps or Å are held at 0; for the drift, whose
-    coefficient is what remains beyond moving along with it, that is the motion of an observer.
-
-    Args:
-        examples: Windows of training recordings, read once, all with the same number of frames.
-            Each keeps (terms + knots) × atoms × 3 numbers in memory.
-        knots: Frames after now at which the futures are given, as of `knot_frames`.
-        configs: What each forecast uses.
-
-    Returns:
-        One climatology per configuration, in float64. Both laws are fitted wherever windows
-        allow: windows with velocities serve both.
-
-    Raises:
-        UsageError: There are no windows; knots do not increase from 1 on; windows differ in
-            length or time between frames, or only some have velocities.
-    """
-    if not knots or knots[0] != 1 or any(b <= a for a, b in pairwise(knots)):
-        raise UsageError(f"knots should increase from 1 on, not {list(knots)}")
-    pieces: list[_Piece] = []
-    for example in examples:
-        _check_example(example, pieces, len(knots))
-        pieces.append(_Piece.of(example, configs))
-    if not pieces:
-        raise UsageError("a climatology needs at least one training window")
-    return [_fitted(pieces, knots, number, config) for number, config in enumerate(configs)]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Piece:
-    """What remains of an example: displacements at the knots, and terms per configuration."""
-
-    system: MolecularSystem
-    frames: int
-    frame_ps: float
-    displacement: Float[Tensor, "knots atoms 3"]
-    known: list[tuple[Tensor, Tensor]] | None
-    differenced: list[tuple[Tensor, Tensor] | None]
-
-    @classmethod
-    def of(cls, example: Example, configs: Sequence[ClimatologyConfig]) -> _Piece:
-        window = example.window
-        known = window.velocities is not None
-        wide = Window(
-            system=window.system,
-            positions=window.positions.double(),
-            velocities=None if window.velocities is None else window.velocities.double(),
-            box=None,
-            frame_ps=window.frame_ps,
-        )
-        return cls(
-            system=window.system,
-            frames=len(window),
-            frame_ps=window.frame_ps,
-            displacement=example.future.double() - wide.now,
-            known=[predictors(wide, config, True) for config in configs] if known else None,
-            differenced=[
-                predictors(wide, config, False)
-                if len(window) >= config.frames_needed(False)
-                else None
-                for config in configs
-            ],
-        )
-
-    def terms(self, number: int, known: bool) -> tuple[Tensor, Tensor] | None:
-        if not known:
-            return self.differenced[number]
-        return None if self.known is None else self.known[number]
-
-
-def _check_example(example: Example, before: list[_Piece], knots: int) -> None:
-    window = example.window
-    if example.future.shape != (knots, len(window.system), 3):
-        raise UsageError(
-            f"{window.system.structure.name}: futures have the shape "
-            f"{tuple(example.future.shape)}, not {(knots, len(window.system), 3)}"
-        )
-    here = (len(window), window.frame_ps, window.velocities is not None)
-    if before:
-        first = (before[0].frames, before[0].frame_ps, before[0].known is not None)
-        if here != first:
-            raise UsageError(
-                "training windows should have the same number of frames, time between them, and "
-                f"velocities either all or none: {first} and then {here}"
-            )
-
-
-def _fitted(
-    pieces: list[_Piece], knots: Sequence[int], number: int, config: ClimatologyConfig
-) -> Climatology:
-    kinds = tuple(sorted({kind for piece in pieces for kind in piece.system.kinds.tolist()}))
-    rows = {kind: row for row, kind in enumerate(kinds)}
-    place = {id(piece.system): _kind_rows(piece.system, rows) for piece in pieces}
-    shapes = {id(piece.system): topologies(piece.system) for piece in pieces}
-    lags = pieces[0].displacement.new_tensor(knots) * pieces[0].frame_ps
-
-    def law(known: bool) -> Law | None:
-        data = []
-        for piece in pieces:
-            found = piece.terms(number, known)
-            if found is None:
-                return None
-            terms, drift = found
-            moved = piece.displacement - drift * lags[:, None, None]
-            data.append(_Sample(place[id(piece.system)], shapes[id(piece.system)], terms, moved))
-        return _law(data, len(kinds), config)
-
-    return Climatology(
-        config=config,
-        kinds=kinds,
-        frame_ps=pieces[0].frame_ps,
-        observed=pieces[0].frames,
-        knots=tuple(knots),
-        known=law(True),
-        differenced=law(False),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Sample:
-    """One window's numbers for one law."""
-
-    kinds: Int[Tensor, " atoms"]
-    groups: list[Topology]
-    terms: Float[Tensor, "terms atoms 3"]
-    moved: Float[Tensor, "knots atoms 3"]
-
-
-def _law(data: list[_Sample], kinds: int, config: ClimatologyConfig) -> Law:
-    response = _response(data, kinds)
-    knots = data[0].moved.shape[0]
-    square = response.new_zeros(kinds, knots)
-    product = response.new_zeros(kinds, knots - 1)
-    for sample in data:
-        left = _residual(sample, response)
-        square.index_add_(0, sample.kinds, left.square().sum(dim=-1).T)
-        product.index_add_(0, sample.kinds, (left[1:] * left[:-1]).sum(dim=-1).T)
-    numbers = _numbers(data, kinds)
-    spread = (square / numbers[:, None]).sqrt().clamp(min=_LEAST_SPREAD)
-    together = product / numbers[:, None] / (spread[:, 1:] * spread[:, :-1])
-    ticks = -together.clamp(min=1e-6, max=1.0).log()
-    return Law(
-        response=response,
-        spread=spread,
-        correlation=_correlation(data, response, spread, config.hops),
-        clock=torch.cat([ticks.new_zeros(kinds, 1), ticks.cumsum(dim=1)], dim=1),
-    )
-
-
-def _response(data: list[_Sample], kinds: int) -> Float[Tensor, "kinds knots terms"]:
-    r"""Solve :math:`(X X^T + \epsilon^2 n) g = X y` for every kind, with n numbers each."""
-    terms, knots = data[0].terms.shape[0], data[0].moved.shape[0]
-    gram = data[0].moved.new_zeros(kinds, terms, terms)
-    right = data[0].moved.new_zeros(kinds, terms, knots)
-    for sample in data:
-        gram.index_add_(0, sample.kinds, torch.einsum("pax,qax->apq", sample.terms, sample.terms))
-        right.index_add_(0, sample.kinds, torch.einsum("pax,kax->apk", sample.terms, sample.moved))
-    held = _numbers(data, kinds)[:, None] * _LEAST_TERM**2
-    return torch.linalg.solve(gram + torch.diag_embed(held.expand(-1, terms)), right).mT
-
-
-def _numbers(data: list[_Sample], kinds: int) -> Float[Tensor, " kinds"]:
-    """Count the coordinates of each kind."""
-    rows = torch.cat([sample.kinds for sample in data])
-    return 3 * torch.bincount(rows, minlength=kinds).to(data[0].moved)
-
-
-def _residual(
-    sample: _Sample, response: Float[Tensor, "kinds knots terms"]
-) -> Float[Tensor, "knots atoms 3"]:
-    return sample.moved - torch.einsum("akp,pax->kax", response[sample.kinds], sample.terms)
-
-
-def _correlation(
-    data: list[_Sample],
-    response: Float[Tensor, "kinds knots terms"],
-    spread: Float[Tensor, "kinds knots"],
-    farthest: int,
-) -> Float[Tensor, "knots hops"]:
-    """Average products of the residuals of atoms by how many bonds lie between them."""
-    knots = spread.shape[1]
-    total = spread.new_zeros(knots, farthest + 1)
-    numbers = spread.new_zeros(farthest + 1)
-    for sample in data:
-        scaled = _residual(sample, response) / spread[sample.kinds].T.unsqueeze(-1)
-        for group in sample.groups:
-            inside = scaled[:, group.members]
-            products = torch.einsum("kmax,kmbx->kab", inside, inside).flatten(1)
-            hops = group.hops.flatten().clamp(max=farthest)
-            total.index_add_(1, hops, products)
-            weight = 3.0 * len(group.members)
-            numbers.index_add_(0, hops, numbers.new_full((len(hops),), weight))
-    reached = int(numbers.nonzero().max()) + 1
-    found = (total[:, :reached] / numbers[:reached].clamp(min=1)).clamp(-1, 1)
-    found[:, 0] = 1
-    return found
 
 
 def _linear(

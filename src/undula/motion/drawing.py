@@ -12,7 +12,8 @@ from torch import Tensor
 
 from undula.errors import InputError, UsageError
 from undula.io.recordings import Recording, Recordings
-from undula.motion.climatology import Example, knot_frames
+from undula.motion.climatology import knot_frames
+from undula.motion.climatology_fit import Example
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.losses import Truth
 from undula.motion.windows import Window

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from undula.io.recordings import Recording, Recordings
 from undula.learn.task import ParameterGroup, moved
-from undula.motion.climatology import ClimatologyConfig, fit_climatology, knot_frames
+from undula.motion.climatology import knot_frames
+from undula.motion.climatology_fit import fit_climatology
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.dressing import Dressing, dressing_starts, fitted_dressing
 from undula.motion.encoder import Observation
@@ -29,6 +30,7 @@ from undula.motion.model import (
     planned,
 )
 from undula.motion.observation import fitted_usual, observation
+from undula.motion.predictors import ClimatologyConfig
 from undula.motion.recalibration import Recalibration, fitted_recalibration
 from undula.motion.surroundings import bond_table
 

@@ -4,7 +4,7 @@ from tests.motion.small_systems import argon, window
 
 from undula.errors import InputError, UsageError
 from undula.motion.baselines.background import Scales, fitted_scales
-from undula.motion.climatology import Example
+from undula.motion.climatology_fit import Example
 from undula.motion.posing import Pose
 
 KNOTS = (1, 2, 8)

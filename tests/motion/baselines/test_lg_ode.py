@@ -32,7 +32,7 @@ from undula.motion.baselines.lg_ode_forecast import (
     lg_ode_loss,
     train_lg_ode,
 )
-from undula.motion.climatology import Example
+from undula.motion.climatology_fit import Example
 from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.windows import AtomForecaster

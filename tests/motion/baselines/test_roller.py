@@ -21,10 +21,11 @@ from undula.motion.baselines.roller import (
     strided,
     train_roller,
 )
-from undula.motion.climatology import ClimatologyConfig, Example, fit_climatology
+from undula.motion.climatology_fit import Example, fit_climatology
 from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.observation import fitted_usual
+from undula.motion.predictors import ClimatologyConfig
 from undula.motion.windows import AtomForecaster
 
 STRIDE, FRAMES = 2, 13

@@ -15,7 +15,8 @@ from undula.motion.baselines.trivial import (
     ObservedMean,
     trivial_forecasters,
 )
-from undula.motion.climatology import Example, knot_frames
+from undula.motion.climatology import knot_frames
+from undula.motion.climatology_fit import Example
 from undula.motion.scores import crps_normal, crps_samples
 from undula.motion.windows import AtomForecaster, Window
 

@@ -18,7 +18,7 @@ from undula.learn.checkpoint import load_weights, save_weights
 from undula.learn.fit import FitConfig, fit
 from undula.learn.progress import Progress
 from undula.learn.task import Task
-from undula.motion.climatology import Example
+from undula.motion.climatology_fit import Example
 from undula.motion.drawing import Drawing, WindowConfig
 from undula.motion.hierarchy import Hierarchy
 from undula.motion.observation import velocities_of

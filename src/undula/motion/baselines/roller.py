@@ -38,7 +38,8 @@ from undula.learn.progress import Progress
 from undula.learn.task import ParameterGroup, moved
 from undula.motion.baselines.background import drawing_of, trained
 from undula.motion.baselines.trivial import WithoutDistribution
-from undula.motion.climatology import Climatology, ClimatologyConfig, Example, fit_climatology
+from undula.motion.climatology import Climatology
+from undula.motion.climatology_fit import Example, fit_climatology
 from undula.motion.demands import Demands
 from undula.motion.drawing import Drawing, Drawn, WindowConfig, skills
 from undula.motion.encoder import EncoderConfig, Observation, WindowEncoder
@@ -48,6 +49,7 @@ from undula.motion.losses import Truth
 from undula.motion.model import Base
 from undula.motion.observation import Usual, fitted_usual, observation
 from undula.motion.posing import posed
+from undula.motion.predictors import ClimatologyConfig
 from undula.motion.surroundings import BondTable, bond_table
 from undula.motion.trained import WEIGHTS
 from undula.motion.windows import AtomForecast, Divergence, Window

@@ -25,8 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undula.errors import InputError
-from undula.motion.climatology import Climatology, ClimatologyConfig, Example, fit_climatologies
+from undula.motion.climatology import Climatology
+from undula.motion.climatology_fit import Example, fit_climatologies
 from undula.motion.noise import climatological_noise
+from undula.motion.predictors import ClimatologyConfig
 from undula.motion.scores import wrapped
 from undula.motion.windows import AtomForecast, AtomForecaster, Window
 

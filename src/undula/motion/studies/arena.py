@@ -12,7 +12,8 @@ from torch import Tensor
 from undula.errors import InputError, MachineError
 from undula.io.recordings import Recording
 from undula.motion.baselines.trivial import ObservedMean, trivial_forecasters
-from undula.motion.climatology import Example, knot_frames
+from undula.motion.climatology import knot_frames
+from undula.motion.climatology_fit import Example
 from undula.motion.evaluation import (
     MotionScoring,
     Scored,
