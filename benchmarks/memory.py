@@ -184,9 +184,9 @@ def motion(case: Mapping[str, Any], folder: Path) -> tuple[int, float]:
         frame_ps=trained.climatology.frame_ps,
         now_ps=0.0,
     )
-    times, samples = int(case["times"]), int(case["samples"])
-    lags = np.linspace(trained.climatology.frame_ps, trained.horizon_ps, times).tolist()
-    size = fitted(sized(window, trained, times, samples), memory_limit(None), "argon")
+    first, samples = trained.climatology.frame_ps, int(case["samples"])
+    lags = np.linspace(first, trained.horizon_ps, int(case["times"])).tolist()
+    size = fitted(sized(window, trained, lags, samples), memory_limit(None), "argon")
     found = estimate(size)
     forecast_atoms(window, lags, trained, samples=samples)
     return found.memory_bytes, found.seconds
