@@ -1,10 +1,15 @@
 import gzip
 
+import numpy as np
 import pytest
+from mdtraj.formats import XTCTrajectoryFile
 from tests.io.alanines import peptide_lines
 
+from undula.atomic import sha256
 from undula.errors import InputError
 from undula.io import formats
+from undula.io.structures import load_structure
+from undula.io.trajectories import load_trajectory
 
 GRO = b"title\n    1\n    1ALA     CA    1   0.000   0.100   0.200\n   3.0   3.0   3.0\n"
 
@@ -91,3 +96,54 @@ def test_refuses_what_is_not_there_and_what_is_no_file(tmp_path):
 def test_refuses_an_empty_file(write):
     with pytest.raises(InputError, match="empty"):
         formats.recognise(write(b""))
+
+
+def with_sum(write, line):
+    path = write("\n".join(peptide_lines()).encode(), "run.pdb")
+    told = line.replace("HASH", sha256(path))
+    path.with_name("run.pdb.sha256").write_text(told)
+    return path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "HASH  run.pdb\n",
+        "HASH *run.pdb\n",
+        "HASH",
+        "HASH  ./made/run.pdb\n",
+        "HASH  a.pdb\nHASH  run.pdb\n",
+    ],
+)
+def test_a_file_with_its_checksum_beside_it_is_compared(write, line):
+    path = with_sum(write, line)
+    assert formats.recognise(path) == "pdb"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(InputError, match=r"run\.pdb: the file is not the one .* run\.pdb\.sha256"):
+        formats.recognise(path)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "HASH  other.pdb\n", "12ab  run.pdb\n", "HASHff  run.pdb", "HASH\nHASH"]
+)
+def test_a_checksum_that_says_nothing_of_the_file_is_refused(write, line):
+    with pytest.raises(InputError, match=r"run\.pdb\.sha256: this holds no SHA-256 of run\.pdb"):
+        formats.recognise(with_sum(write, line))
+
+
+def test_no_changed_byte_of_a_trajectory_with_its_checksum_is_used(tmp_path):
+    random = np.random.default_rng(0)
+    topology, path = tmp_path / "a.pdb", tmp_path / "run.xtc"
+    topology.write_text("\n".join([*peptide_lines(3), "END", ""]))
+    still = load_structure(topology).positions.numpy() / 10
+    with XTCTrajectoryFile(str(path), "w") as file:
+        file.write((still + random.normal(0, 0.001, (4, *still.shape))).astype(np.float32))
+    whole = path.read_bytes()
+    path.with_name("run.xtc.sha256").write_text(f"{sha256(path)}  run.xtc\n")
+    assert len(load_trajectory(topology, path)) == 4
+    for place in random.integers(0, len(whole), 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="damaged or was changed"):
+            load_trajectory(topology, path)

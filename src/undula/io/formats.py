@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from undula.atomic import sha256
 from undula.errors import InputError, MachineError
 
 STRUCTURE_FORMATS = ("pdb", "mmcif", "gro")
@@ -23,7 +24,12 @@ TRAJECTORY_FORMATS = ("xtc", "trr", "dcd")
 TEXT_LIMIT = 256 * 2**20
 """Bytes of text that are read at most, after unpacking."""
 
+SUM_SUFFIX = ".sha256"
+SUM_LIMIT = 65536
+"""Bytes of a file of checksums that are read."""
+
 _HEAD = 65536
+_SUM = re.compile(r"([0-9a-fA-F]{64})(?:\s+\*?(\S.*))?")
 _GZIP = b"\x1f\x8b"
 _BINARY = (
     (struct.pack(">i", 1995), "xtc"),
@@ -89,6 +95,33 @@ def size_of(path: Path) -> int:
     return status.st_size
 
 
+def check_sum(path: Path) -> None:
+    """Compare a file with the SHA-256 beside it, in ``NAME.sha256``, where there is one.
+
+    Most formats of trajectories have no checksums, and what damage leaves may look like motion. A
+    file that ``sha256sum run.xtc > run.xtc.sha256`` made where the simulation ran tells them apart.
+
+    Args:
+        path: Any file; without such a file beside it nothing is compared.
+
+    Raises:
+        InputError: The file has another SHA-256, or the one beside it holds none for this name.
+    """
+    beside = path.with_name(path.name + SUM_SUFFIX)
+    if not beside.is_file():
+        return
+    lines = _read(beside, SUM_LIMIT, whole=False).decode("utf-8", "replace").splitlines()
+    found = [_SUM.fullmatch(line.strip()) for line in lines]
+    named = [one for one in found if one and Path(one[2] or path.name).name == path.name]
+    if len(named) != 1:
+        raise InputError(f"{beside}: this holds no SHA-256 of {path.name}")
+    if named[0][1].lower() != sha256(path):
+        raise InputError(
+            f"{path}: the file is not the one whose SHA-256 is in {beside.name}; it is damaged or "
+            "was changed"
+        )
+
+
 def recognise(path: Path) -> str:
     """Tell the format of a file by its content.
 
@@ -99,11 +132,13 @@ def recognise(path: Path) -> str:
         One of `STRUCTURE_FORMATS` or `TRAJECTORY_FORMATS`.
 
     Raises:
-        InputError: The file is missing, empty, damaged or of a format that undula does not read;
-            the message names the format where it is known.
+        InputError: The file is missing, empty, damaged, not what the checksum beside it says (see
+            `check_sum`), or of a format that undula does not read; the message names the format
+            where it is known.
     """
     if size_of(path) == 0:
         raise InputError(f"{path}: the file is empty, there are no atoms and no frames")
+    check_sum(path)
     head = _read(path, _HEAD, whole=False)
     binary = _binary_format(head)
     packed = _is_packed(path)
