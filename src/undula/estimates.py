@@ -19,8 +19,10 @@ from typing import TypeVar
 from undula.errors import MachineError, UsageError
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-LATER_BYTES = 40 * 2**20
+LATER_BYTES = 60 * 2**20
 """What the process still loads once it works: compiled kernels, drawing."""
+SPARE = 1.15
+"""Work is planned to take so much more than its like did when measured: a limit has to hold."""
 
 Size = TypeVar("Size")
 Result = TypeVar("Result")
@@ -71,6 +73,16 @@ def memory_size(text: str) -> int:
     if not found or found[2] not in units or float(found[1]) <= 0:
         raise UsageError(f"a memory limit is a number with MiB, GiB, MB or GB, not {text!r}")
     return int(float(found[1]) * units[found[2]])
+
+
+def peak_bytes(added: int | float) -> int:
+    """Return what this process holds at its peak, by estimate, if work adds so many bytes."""
+    return int(resident_bytes() + LATER_BYTES + SPARE * added)
+
+
+def room_bytes(limit: int) -> float:
+    """Return how much work may add, by estimate, if the process has to keep within a limit."""
+    return (limit - resident_bytes() - LATER_BYTES) / SPARE
 
 
 def asked_bytes(limit: int | str | None) -> int | None:

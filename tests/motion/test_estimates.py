@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from undula.errors import MachineError
-from undula.estimates import LATER_BYTES, resident_bytes
+from undula.estimates import peak_bytes
 from undula.motion.drawing import WindowConfig
 from undula.motion.estimates import (
     MotionSize,
@@ -30,12 +30,8 @@ SIZE = MotionSize(
 )
 
 
-def held() -> int:
-    return resident_bytes() + LATER_BYTES
-
-
 def room_for(**changes: int) -> int:
-    return held() + int(forecast_bytes(replace(SIZE, **changes)))
+    return peak_bytes(forecast_bytes(replace(SIZE, **changes)))
 
 
 def test_more_is_never_estimated_to_take_less():

@@ -16,7 +16,7 @@ from tests.motion.small_systems import (
 )
 
 from undula.errors import InputError, MachineError, UsageError
-from undula.estimates import LATER_BYTES, resident_bytes
+from undula.estimates import peak_bytes
 from undula.motion import forecast as forecast_module
 from undula.motion.estimates import fitted, forecast_bytes
 from undula.motion.forecast import MovingAtoms, forecast_atoms, holds_atoms, sized
@@ -139,9 +139,8 @@ def test_what_cannot_be_forecast_gets_one_sentence(model, seen, times, error, se
 
 def test_what_does_not_fit_is_refused_at_once_with_what_does(model):
     seen = window(argon(12))
-    held = resident_bytes() + LATER_BYTES
     size = sized(seen, model, TIMES, 2000)
-    room = held + int(forecast_bytes(replace(size, samples=500, at_once=1)))
+    room = peak_bytes(forecast_bytes(replace(size, samples=500, at_once=1)))
     with pytest.raises(MachineError, match=r"allowed; [0-9]+ samples fit$") as caught:
         forecast_atoms(seen, TIMES, model, samples=2000, memory_limit=room)
     fit = int(str(caught.value).split()[-3])
@@ -162,7 +161,7 @@ def test_a_limit_cuts_the_times_and_hardly_changes_the_forecast(model, moving):
     torch.testing.assert_close(cut.samples, moving.samples)
     size = sized(window(argon(12)), model, [0.1] * 64, 0)
     whole, least = (forecast_bytes(replace(size, at_once=n)) for n in (64, 8))
-    limit = resident_bytes() + LATER_BYTES + int(whole + least) // 2
+    limit = peak_bytes((whole + least) / 2)
     assert fitted(size, limit, "argon").at_once < 64
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from undula.data.bundled import villin
 from undula.errors import MachineError
-from undula.estimates import LATER_BYTES, resident_bytes
+from undula.estimates import peak_bytes
 from undula.geometry.lattice import Lattice
 from undula.io.structures import load_structure
 from undula.surface.estimates import (
@@ -23,10 +23,6 @@ from undula.surface.first_frame import FirstFrame, LocalConfig
 from undula.surface.mixture_task import MixtureBatchConfig
 
 LOCAL = LocalConfig()
-
-
-def held() -> int:
-    return resident_bytes() + LATER_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +55,15 @@ def test_more_is_never_estimated_to_take_less(size):
 def test_less_is_kept_where_all_does_not_fit(size):
     work = SurfaceWork(spacing=0.3)
     whole, least = (forecast_bytes(size, replace(work, kept_bytes=k)) for k in (KEPT_BYTES, 0))
-    assert fitted(size, work, held() + int(2 * whole), "it")[0] == work
-    cut, expected = fitted(size, work, held() + int(whole + least) // 2, "it")
+    assert fitted(size, work, peak_bytes(2 * whole), "it")[0] == work
+    cut, expected = fitted(size, work, peak_bytes((whole + least) / 2), "it")
     assert cut == replace(work, kept_bytes=0)
-    assert expected.memory_bytes < held() + whole
+    assert expected.memory_bytes < peak_bytes(whole)
 
 
 def test_a_structure_that_fits_at_no_spacing_is_told_how_large_one_may_be(size):
     large = replace(size, scale=300.0)
-    limit = held() + int(
+    limit = peak_bytes(
         forecast_bytes(replace(size, scale=30.0), SurfaceWork(spacing=4.0, kept_bytes=0))
     )
     with pytest.raises(
@@ -80,7 +76,7 @@ def test_a_structure_that_fits_at_no_spacing_is_told_how_large_one_may_be(size):
 
 def test_many_times_are_told_to_come_one_by_one(size):
     work = SurfaceWork(spacing=1.0, times=100_000, samples=4, kept_bytes=0)
-    limit = held() + int(forecast_bytes(size, replace(work, times=10))) + 2**24
+    limit = peak_bytes(forecast_bytes(size, replace(work, times=10))) + 2**24
     with pytest.raises(MachineError, match="one time without samples at a spacing of 1 Å fits"):
         fitted(size, work, limit, "it")
 

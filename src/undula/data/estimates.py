@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undula.estimates import (
-    LATER_BYTES,
     Estimate,
     check_fits,
     first_that_fits,
     memory_limit,
-    resident_bytes,
+    peak_bytes,
+    room_bytes,
 )
 from undula.geometry.extent import extent
 from undula.io.scratch import HELD_BYTES
@@ -83,18 +83,16 @@ def prepare_estimate(
 ) -> Estimate:
     """Estimate preparing the surfaces of trajectories of so many frames, from now on."""
     atoms, points = len(structure), surface_points(structure, config)
-    held = resident_bytes() + LATER_BYTES
     return Estimate(
-        memory_bytes=int(held + prepare_bytes(atoms, points, max(frames), config)),
+        memory_bytes=peak_bytes(prepare_bytes(atoms, points, max(frames), config)),
         seconds=prepare_seconds(atoms, points, sum(frames), config),
     )
 
 
 def record_estimate(structure: Structure, frames: Sequence[int]) -> Estimate:
     """Estimate recording the atoms of trajectories of so many frames, from now on."""
-    held = resident_bytes() + LATER_BYTES
     return Estimate(
-        memory_bytes=int(held + record_bytes(len(structure), max(frames))),
+        memory_bytes=peak_bytes(record_bytes(len(structure), max(frames))),
         seconds=5 + 1e-6 * len(structure) * sum(frames),
     )
 
@@ -123,7 +121,7 @@ def check_prepare(
     found, limit = prepare_estimate(structure, frames, config), memory_limit(asked)
     longest = trajectories[frames.index(max(frames))]
     atoms, points = len(structure), surface_points(structure, config)
-    room = float(limit - resident_bytes() - LATER_BYTES)
+    room = room_bytes(limit)
     instead = _stride(
         max(frames), config.stride, lambda count: prepare_bytes(atoms, points, count, config), room
     )
@@ -155,7 +153,7 @@ def check_record(
     found, limit = record_estimate(structure, frames), memory_limit(asked)
     longest = trajectories[frames.index(max(frames))]
     what = f"{longest}: recording {max(frames)} frames of {len(structure)} atoms"
-    room = float(limit - resident_bytes() - LATER_BYTES)
+    room = room_bytes(limit)
     atoms = len(structure)
     instead = _stride(max(frames), stride, lambda count: record_bytes(atoms, count), room)
     check_fits(found, limit, what, instead)
@@ -185,7 +183,7 @@ def record_fits(structure: Structure, trajectories: Sequence[Path], stride: int)
 def _not_enough(
     trajectories: Sequence[Path], frames: list[int], stride: int, needed: Callable[[int], float]
 ) -> str:
-    room = 0.9 * memory_limit(None) - resident_bytes() - LATER_BYTES
+    room = room_bytes(int(0.9 * memory_limit(None)))
     longest = trajectories[frames.index(max(frames))]
     instead = _stride(max(frames), stride, needed, room)
     return f"{longest}: the memory was not enough for {max(frames)} frames; {instead}"

@@ -11,12 +11,12 @@ from typing import Any
 
 from undula.errors import MachineError
 from undula.estimates import (
-    LATER_BYTES,
     Estimate,
     check_fits,
     first_that_fits,
     memory_limit,
-    resident_bytes,
+    peak_bytes,
+    room_bytes,
     shown_memory,
 )
 from undula.motion.drawing import WindowConfig
@@ -89,8 +89,7 @@ def forecast_seconds(size: MotionSize) -> float:
 
 def estimate(size: MotionSize) -> Estimate:
     """Estimate a forecast from now on."""
-    held = resident_bytes() + LATER_BYTES
-    return Estimate(memory_bytes=int(held + forecast_bytes(size)), seconds=forecast_seconds(size))
+    return Estimate(memory_bytes=peak_bytes(forecast_bytes(size)), seconds=forecast_seconds(size))
 
 
 def fitted(size: MotionSize, limit: int, name: str) -> MotionSize:
@@ -121,7 +120,7 @@ def fitted(size: MotionSize, limit: int, name: str) -> MotionSize:
 
 def what_fits(size: MotionSize, limit: int) -> str:
     """Say how many samples, times or observed frames fit, or how many atoms."""
-    room = float(limit - resident_bytes() - LATER_BYTES)
+    room = room_bytes(limit)
     least = replace(size, at_once=1)
 
     def needed(**changes: Any) -> float:
@@ -140,11 +139,10 @@ def what_fits(size: MotionSize, limit: int) -> str:
     )
     if frames is not None:
         return f"a window of {frames} frames fits, at one time without samples"
-    alone = resident_bytes() + LATER_BYTES
     smallest = replace(least, samples=0, times=1, observed=3)
     atoms = int(max(room, 0) / (forecast_bytes(smallest) / size.atoms))
     if atoms < 1:
-        return f"nothing fits, undula alone takes {shown_memory(alone)}"
+        return f"nothing fits, undula alone takes {shown_memory(peak_bytes(0.0))}"
     return f"about {float(f'{atoms:.2g}'):,.0f} atoms fit"
 
 
@@ -175,7 +173,7 @@ def training_estimate(
     fitted_places = recordings * batch.fitted_windows * batch.observed * atoms
     added = TRAINING_BYTES + PER_FITTED_PLACE * fitted_places + PER_TRAINED_PAIR * pairs
     return Estimate(
-        memory_bytes=int(resident_bytes() + LATER_BYTES + added),
+        memory_bytes=peak_bytes(added),
         seconds=10 + 1e-6 * fitted_places + 2e-8 * pairs * steps,
     )
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from undula.errors import MachineError
 from undula.estimates import (
-    LATER_BYTES,
     Estimate,
     check_fits,
     first_that_fits,
     memory_limit,
-    resident_bytes,
+    peak_bytes,
+    room_bytes,
     shown_memory,
 )
 from undula.geometry.blocks import EDGE
@@ -198,9 +198,8 @@ def forecast_seconds(size: SurfaceSize, work: SurfaceWork) -> float:
 
 def estimate(size: SurfaceSize, work: SurfaceWork) -> Estimate:
     """Estimate a forecast from now on."""
-    held = resident_bytes() + LATER_BYTES
     return Estimate(
-        memory_bytes=int(held + forecast_bytes(size, work)),
+        memory_bytes=peak_bytes(forecast_bytes(size, work)),
         seconds=forecast_seconds(size, work),
     )
 
@@ -233,7 +232,7 @@ def fitted(
 
 def what_fits(size: SurfaceSize, work: SurfaceWork, limit: int) -> str:
     """Say which spacing fits, or else how many times, or how large a structure."""
-    room = float(limit - resident_bytes() - LATER_BYTES)
+    room = room_bytes(limit)
 
     def spaced(spacing: float) -> float:
         return forecast_bytes(size, replace(work, spacing=spacing, kept_bytes=0))
@@ -255,7 +254,7 @@ def what_fits(size: SurfaceSize, work: SurfaceWork, limit: int) -> str:
     bare = replace(fewer, spacing=max(work.spacing, 1.0))
     scale = first_that_fits([0.9**k for k in range(1, 100)], partial(scaled, bare=bare), room)
     if scale is None:
-        needed = resident_bytes() + LATER_BYTES + scaled(0.0, bare)
+        needed = peak_bytes(scaled(0.0, bare))
         return f"no structure fits, undula alone takes {shown_memory(needed)}"
     atoms = float(f"{scale * size.scale * size.extent.atoms:.1g}")
     return (
@@ -296,7 +295,7 @@ def training_estimate(
     added += max((PER_BLURRED + PER_SLAB) * blurred, step)
     mean = batch.proteins * sum(clouds) / max(len(clouds), 1)
     return Estimate(
-        memory_bytes=int(resident_bytes() + LATER_BYTES + added),
+        memory_bytes=peak_bytes(added),
         seconds=10 + 3e-4 * sum(clouds) + steps * (1.2e-4 * mean + 1.5e-5 * rows),
     )
 
@@ -351,12 +350,12 @@ def check_protein_training(
         MachineError: It does not fit; says how many points in a step do.
     """
     limit = memory_limit(asked)
-    other = resident_bytes() + LATER_BYTES + TRAINING_BYTES + PER_STATIC_ATOM * atoms
+    other = TRAINING_BYTES + PER_STATIC_ATOM * atoms
     found = Estimate(
-        memory_bytes=other + PER_NEURON * rows * neurons,
+        memory_bytes=peak_bytes(other + PER_NEURON * rows * neurons),
         seconds=10 + steps * (1e-8 * rows * neurons + 0.1),
     )
-    fit = (limit - other) // max(PER_NEURON * neurons, 1)
+    fit = int((room_bytes(limit) - other) // max(PER_NEURON * neurons, 1))
     instead = f"{fit} points fit: lower batch.frames, batch.surface or batch.pool"
     if fit < 1:
         instead = "train on fewer or smaller proteins"
