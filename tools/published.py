@@ -288,19 +288,29 @@ _SURFACE_MEASURES = ("iou", "chamfer_paper", "normal_consistency_paper")
 _SURFACE_HEADINGS = ["IoU", "CD", "NC"]
 
 
+def _surface_steps(surfaces: Surfaces, row: str) -> str:
+    """Return for how many steps each seed of a row was trained."""
+    counts = surfaces.values("rows").get(row, {}).get("steps", [])
+    return ", ".join(f"{count:,}" for count in counts) or NO_NUMBER
+
+
 def _surface_cells(
-    told: Any, mean: Mapping[str, float] | None, missing: str = NOT_TRAINED
+    told: Any,
+    mean: Mapping[str, float] | None,
+    missing: str = NOT_TRAINED,
+    steps: str = NO_NUMBER,
 ) -> list[str]:
+    """Return published and our measures of a row, and the steps of its training."""
     published = {} if told is None else told.measures()
     cells = [_text(published.get(key)) for key in _SURFACE_MEASURES]
     if mean is None:
-        return [*cells, missing, NO_NUMBER, NO_NUMBER]
-    return [*cells, *(_text(mean.get(key)) for key in _SURFACE_MEASURES)]
+        return [*cells, missing, NO_NUMBER, NO_NUMBER, NO_NUMBER]
+    return [*cells, *(_text(mean.get(key)) for key in _SURFACE_MEASURES), steps]
 
 
 def _surface_table(first: str, rows: list[list[str]]) -> str:
     headings = [f"{whose} {name}" for whose in ("published", "our") for name in _SURFACE_HEADINGS]
-    return markdown_table([[first, *headings], *rows])
+    return markdown_table([[first, *headings, "steps"], *rows])
 
 
 def surface_models(surfaces: Surfaces) -> str:
@@ -310,7 +320,8 @@ def surface_models(surfaces: Surfaces) -> str:
     rows = []
     for name in asked.rows:
         label = surfaces.labels[name]
-        rows.append([label, *_surface_cells(asked.published.get(name), means.get(label))])
+        told, steps = asked.published.get(name), _surface_steps(surfaces, name)
+        rows.append([label, *_surface_cells(told, means.get(label), steps=steps)])
     for name, told in asked.published.items():
         if name not in asked.rows and name not in means:
             rows.append([f"{name} (trivial)", *_surface_cells(told, None, NOT_SCORED)])
@@ -329,7 +340,8 @@ def surface_routers(surfaces: Surfaces) -> str:
     for name in asked.rows:
         mean = found[name]["mean"] if name in found else None
         label = "Q-MPNN" if name == "default" else name
-        rows.append([label, *_surface_cells(asked.published.get(name), mean)])
+        told, steps = asked.published.get(name), _surface_steps(surfaces, name)
+        rows.append([label, *_surface_cells(told, mean, steps=steps)])
     return _surface_table("router", rows)
 
 
@@ -340,8 +352,8 @@ def surface_experts(surfaces: Surfaces) -> str:
     rows = []
     for name in asked.rows:
         mean = found[name]["mean"] if name in found else None
-        told = asked.published.get(name)
-        rows.append([surfaces.labels[name], *_surface_cells(told, mean)])
+        told, steps = asked.published.get(name), _surface_steps(surfaces, name)
+        rows.append([surfaces.labels[name], *_surface_cells(told, mean, steps=steps)])
     return _surface_table("model", rows)
 
 

@@ -3,10 +3,12 @@
     python tools/reproduce.py [--studies atoms surfaces] [--data FOLDER] [--work FOLDER]
 
 Recordings of atoms come from the shared data (``../shared/data``) where they are there, else from
-``undula simulate``; proteins from ``ensembles/``. Rows of atoms are trained until they reach their
-plateau on validation windows (`undula.learn.plateau`), rows of surfaces for the steps of their
-presets. It takes days on two cores, has no time limit, and goes on where it was stopped; scores
-that are there are kept. Other words go to ``undula evaluate``: ``--only domino lg-ode --seeds 0``.
+``undula simulate``; proteins from ``ensembles/``. Rows are trained until they reach their plateau
+(`undula.learn.plateau`) on validation windows or on whole proteins kept for validation. It takes
+days on two cores, has no time limit, and goes on where it was stopped; scores that are there are
+kept. The tables of each system of atoms lie in ``atoms/SYSTEM``, those of surfaces in
+``surfaces``: the folders that ``tools/published.py --take`` wants. Other words go to
+``undula evaluate``: ``--only domino lg-ode --seeds 0 --jobs 2``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def atoms(data: Path, work: Path, words: list[str]) -> None:
     """Train and score the rows of the study of DoMiNO, one system after another."""
     for system in PATTERNS:
         folder = recorded(system, data, work)
-        places = ["--data", str(folder), "--runs", str(work / "runs"), "-o", str(work / "atoms")]
+        out = work / "atoms" / system
+        places = ["--data", str(folder), "--runs", str(work / "runs"), "-o", str(out)]
         run(["evaluate", "--protocol", "domino", *places, "--until-plateau", *words])
 
 
@@ -37,7 +40,8 @@ def surfaces(work: Path, words: list[str]) -> None:
         run(["prepare", str(topology), *replicas, "-o", str(out)])
     given = [str(work / "proteins" / name) for name in names]
     places = ["--runs", str(work / "surface-runs"), "-o", str(work / "surfaces")]
-    run(["evaluate", "--protocol", "moe-dsr", "--data", *given, *places, *words])
+    study = ["evaluate", "--protocol", "moe-dsr", "--data", *given, *places]
+    run([*study, "--until-plateau", *words])
 
 
 def main() -> None:

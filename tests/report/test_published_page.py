@@ -35,7 +35,7 @@ def test_without_results_there_is_no_number_of_ours(tool, tmp_path):
     page = tool.written(PAGE.read_text(encoding="utf-8"), tmp_path)
     assert lines(page, "DoMiNO (ours)")[0] == ["0.1786", "not yet trained", "–", "–", "–"]
     assert lines(page, "MoE-DSR (paper)")[0] == [
-        "0.7028", "0.0039", "0.6723", "not yet trained", "–", "–",
+        "0.7028", "0.0039", "0.6723", "not yet trained", "–", "–", "–",
     ]  # fmt: skip
     assert "(trivial) | –" not in page
 
@@ -49,6 +49,19 @@ def test_a_number_of_the_results_reaches_the_page(tool, tmp_path):
     (folder / "rows.json").write_text(json.dumps(about))
     page = tool.written(PAGE.read_text(encoding="utf-8"), tmp_path)
     assert ["0.1513", "0.3000", "0.2500", "2", "800, 1,600"] in lines(page, "DoMiNO (ours)")
+
+
+def test_scores_of_surfaces_stand_beside_the_steps_of_each_seed(tool, tmp_path):
+    folder = tmp_path / "moe-dsr" / "all"
+    folder.mkdir(parents=True)
+    mean = {"iou": 0.6, "chamfer_paper": 0.01, "normal_consistency_paper": 0.5}
+    row = {"name": "MoE-DSR (paper)", "kind": "model", "mean": mean}
+    (folder / "table-1.json").write_text(json.dumps({"rows": [row]}))
+    (folder / "rows.json").write_text(json.dumps({"moe-dsr": {"steps": [20000, 40000]}}))
+    page = tool.written(PAGE.read_text(encoding="utf-8"), tmp_path)
+    assert lines(page, "MoE-DSR (paper)")[0] == [
+        "0.7028", "0.0039", "0.6723", "0.6000", "0.0100", "0.5000", "20,000, 40,000",
+    ]  # fmt: skip
 
 
 def test_a_study_is_taken_without_its_times_and_never_with_a_place_of_a_machine(tool, tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from shutil import copytree
 
 import pytest
 from tests.toy_proteins import toy_datasets
 
 from undula.cli.configured import read_protocol, row_training
 from undula.cli.main import main
+from undula.surface.studies.runs import PLATEAU
 
 PROTOCOL = """
 name: tiny
@@ -28,6 +30,7 @@ tables:
 """  # noqa: E501
 OUTPUTS = [
     "figure-3.csv", "figure-3.json", "figure-3.md", "figure-3.png", "figure-3.tex",
+    "rows.csv", "rows.json", "rows.md", "rows.tex",
     "spread.csv", "spread.json", "spread.md", "spread.tex",
     "table-1.csv", "table-1.json", "table-1.md", "table-1.tex",
     "table-3.csv", "table-3.json", "table-3.md", "table-3.tex",
@@ -68,6 +71,10 @@ def test_every_table_is_printed_and_every_number_is_kept(workplace, capsys):
     assert len(described["rows"][0]["values"]["iou"]["two_A"]) == 2
     experts = json.loads((folder / "out" / "figure-3.json").read_text())["figure-3"]["rows"]
     assert {name: one["experts"] for name, one in experts.items()} == {"ours": 2, "no-time": 4}
+    about = json.loads((folder / "out" / "rows.json").read_text())
+    assert list(about) == ["no-time", "ours"]
+    assert about["ours"]["steps"] == [3, 3]
+    assert about["ours"]["plateaus"] == [None, None]
     served = json.loads((folder / "out" / "table-3.json").read_text())["table-3-ours"]
     assert len(served["top_expert"]) == 4
 
@@ -80,6 +87,67 @@ def test_from_given_runs_the_tables_repeat_byte_by_byte(workplace):
     for name in OUTPUTS:
         assert (folder / "again" / name).read_bytes() == (folder / "out" / name).read_bytes(), name
     assert (weights.read_bytes(), weights.stat().st_mtime_ns) == before
+
+
+def everything(folder):
+    """Return the bytes of all files but that of times."""
+    found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {name: p.read_bytes() for name, p in sorted(found.items()) if p.name != "times.json"}
+
+
+def test_several_processes_make_the_same_files_from_nothing(workplace, tmp_path, capsys):
+    folder, words = workplace
+    for name in ("trivial", "oracle"):
+        # What is not trained is no part of several: it need not be scored again.
+        copytree(folder / "out" / "scores" / name, tmp_path / "out" / "scores" / name)
+    again = [*words[:-1], str(tmp_path / "runs"), "-o", str(tmp_path / "out")]
+    assert main([*again, "--jobs", "2"]) == 0
+    said = capsys.readouterr()
+    assert "no-time, seed 1: done" in said.err
+    for part in ("out", "runs"):
+        known, found = everything(folder / part), everything(tmp_path / part)
+        assert sorted(found) == sorted(known)
+        assert [name for name in known if found[name] != known[name]] == []
+    seconds = json.loads((tmp_path / "out" / "times.json").read_text())["seconds"]
+    assert {"train ours seed 0", "score ours/seed-1/two_A"} <= set(seconds)
+    assert main([*again, "--jobs", "0"]) == 2
+    assert "--jobs is at least 1" in capsys.readouterr().err
+
+
+def test_a_plateau_goes_on_with_what_is_finished_is_told_and_repeats(workplace, tmp_path, capsys):
+    folder, words = workplace
+    copytree(folder / "runs", tmp_path / "runs")
+    run = tmp_path / "runs" / "ours" / "seed-0"
+    more = [*words[:-1], str(tmp_path / "runs"), "--only", "ours", "--seeds", "0"]
+    assert main([*more, "-o", str(tmp_path / "out"), "--until-plateau"]) == 0
+    printed = capsys.readouterr().out
+    told = json.loads((run / "plateau.json").read_text())
+    assert told["ended"]
+    assert told["rule"]["measure"] == "iou"
+    assert len(told["ends"]) >= 2
+    steps = 3 * told["best"]
+    about = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert list(about) == ["ours"]
+    assert about["ours"]["steps"] == [steps]
+    assert about["ours"]["plateaus"] == [told]
+    assert f"trained for {steps} steps on 2 proteins" in printed
+    assert "one improved iou on validation proteins by less than 0.005" in printed
+    known = (run / "model.safetensors").read_bytes()
+    assert main([*more, "-o", str(tmp_path / "again"), "--until-plateau"]) == 0
+    assert (run / "model.safetensors").read_bytes() == known
+    assert everything(tmp_path / "again") == everything(tmp_path / "out")
+    capsys.readouterr()
+    assert main([*more, "-o", str(tmp_path / "out")]) == 2
+    assert "has gone on to step" in capsys.readouterr().err
+
+
+def test_a_plateau_is_never_judged_on_training_or_test_proteins(workplace, tmp_path, capsys):
+    _, words = workplace
+    (tmp_path / "none.yaml").write_text(PROTOCOL.replace("validation: [one_A]", "validation: 0"))
+    changed = [str(tmp_path / "none.yaml") if w.endswith("tiny.yaml") else w for w in words[:-1]]
+    changed += [str(tmp_path / "runs"), "-o", str(tmp_path / "out"), "--until-plateau"]
+    assert main(changed) == 2
+    assert "a plateau is judged on whole proteins that no step reads" in capsys.readouterr().err
 
 
 def test_no_training_reads_a_test_protein(workplace):
@@ -147,6 +215,22 @@ def test_a_row_that_fails_is_left_out_and_named(workplace, monkeypatch, capsys):
     assert "no row could be trained" in capsys.readouterr().err
 
 
+def test_a_row_that_fails_in_another_process_is_left_out_as_in_this_one(
+    workplace, tmp_path, capsys
+):
+    folder, words = workplace
+    copytree(folder / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / "no-time" / "seed-0" / "model.safetensors").write_bytes(b"no weights")
+    for name in ("one", "two"):
+        copytree(folder / "out" / "scores", tmp_path / name / "scores")
+    again = [*words[:-1], str(tmp_path / "runs")]
+    assert main([*again, "-o", str(tmp_path / "one")]) == 6
+    printed = capsys.readouterr().out
+    assert main([*again, "-o", str(tmp_path / "two"), "--jobs", "2"]) == 6
+    assert capsys.readouterr().out == printed
+    assert everything(tmp_path / "one") == everything(tmp_path / "two")
+
+
 def test_an_unknown_protocol_and_row_are_named(workplace, capsys):
     _, words = workplace
     assert main(["evaluate", "--protocol", "moe", "--data", "x", "--runs", "y", "-o", "z"]) == 2
@@ -165,6 +249,8 @@ def test_every_row_of_the_papers_protocol_is_a_training_and_the_dense_controls_a
     for row in protocol.rows:
         asked = row_training(row, 0, 7, 2)
         assert (asked.fit.steps, asked.fit.seed) == (7, 0)
+        assert asked.fit.plateau is None
+        assert row_training(row, 0, 7, 2, until_plateau=True).fit.plateau == PLATEAU
         if row.name.startswith("paper-experts"):
             continue
         model = MixtureModel(

@@ -8,6 +8,7 @@ from tests.surface.mixtures import CONTRACTION, LOCAL, PAPER
 from undula.errors import InputError, UsageError
 from undula.learn.fit import FitConfig, fit
 from undula.learn.progress import SilentProgress
+from undula.surface import latent
 from undula.surface.losses import MixtureLossConfig
 from undula.surface.mixture_task import MixtureBatchConfig, MixtureTask, validation_systems
 
@@ -50,6 +51,25 @@ def test_validation_takes_whole_proteins(family):
     assert task_of(family[:3]).validation == []
     seen = {int(key) for seed in range(20) for key in drawn(task, seed=seed).keys}
     assert seen == set(task.training)
+
+
+def test_a_validation_protein_is_judged_by_a_code_of_its_first_frame_not_by_the_one_it_was_drawn(
+    family, monkeypatch
+):
+    monkeypatch.setattr(latent, "STEPS", 2)
+    task = task_of(family, PAPER)
+    task.module.eval()
+    before = task.evaluate()
+    with torch.no_grad():
+        own = task.module.latents[task.owners[task.validation[0]]]
+        # The mean, from which a fit starts, stays.
+        own.add_(0.5)
+        task.module.latents[task.owners[task.training[0]]].sub_(0.5)
+    after = task.evaluate()
+    assert after["iou"] == pytest.approx(before["iou"], abs=1e-3)
+    assert after["distance"] == pytest.approx(before["distance"], rel=1e-3)
+    assert all(parameter.grad is None for parameter in task.module.parameters())
+    assert task._unseen_latent(task.training[0]) is None
 
 
 def test_validation_proteins_are_spread_over_the_list():

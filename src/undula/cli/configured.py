@@ -150,11 +150,23 @@ def training(
 
 
 def row_training(
-    row: StudyRow, seed: int, steps: int | None, validation: int | tuple[str, ...]
+    row: StudyRow,
+    seed: int,
+    steps: int | None,
+    validation: int | tuple[str, ...],
+    *,
+    until_plateau: bool = False,
 ) -> Training:
-    """Resolve a row of a protocol (`training`)."""
-    place = f"row {row.name}"
-    return training(row.preset, row.set, place=place, seed=seed, steps=steps, validation=validation)
+    """Resolve a row of a protocol (`training`), perhaps until it no longer gets better."""
+    found = training(
+        row.preset,
+        row.set,
+        place=f"row {row.name}",
+        seed=seed,
+        steps=steps,
+        validation=validation,
+    )
+    return found.until_plateau() if until_plateau else found
 
 
 def motion_contender(

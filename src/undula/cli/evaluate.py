@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import active_children, get_context, parent_process
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from undula.cli.options import (
     MEMORY_LIMIT,
@@ -25,16 +21,20 @@ from undula.cli.options import (
     seed,
     tell_estimate,
 )
-from undula.errors import InputError, MachineError, Notice, UsageError
+from undula.cli.processes import in_processes
+from undula.errors import InputError, Notice, UsageError
 from undula.estimates import asked_bytes, memory_limit
 from undula.locks import claimed
 from undula.notices import merged, refuse, tell, write_report
 
 if TYPE_CHECKING:
+    from undula.io.datasets import Dataset
     from undula.motion.studies.protocol import MotionProtocol, MotionRow, Opened
     from undula.motion.studies.runs import MotionFitting, MotionTraining
-    from undula.motion.studies.study import Part
-    from undula.surface.studies.protocol import Protocol
+    from undula.motion.studies.study import Part as MotionPart
+    from undula.surface.studies.protocol import Protocol, Roles, StudyRow
+    from undula.surface.studies.runs import Training
+    from undula.surface.studies.study import Part, Stages
     from undula.types import Structure, Trajectory
 
 
@@ -156,8 +156,33 @@ def _of(options: Namespace, truth: Trajectory, notices: Sequence[Notice]) -> tup
     return tuple(merged([*topology, *truth.notices, *notices]))
 
 
-def _run_study(words: Sequence[str]) -> int:
-    """Train the rows of a protocol, score them on proteins they have not seen, print tables."""
+_STEPS: dict[str, Any] = {"type": int, "help": "of every training, in place of the presets'"}
+_UNTIL_PLATEAU: dict[str, Any] = {
+    "action": "store_true",
+    "help": "go on with every training, in cycles of its steps, until one improves the "
+    "validation too little",
+}
+_JOBS: dict[str, Any] = {
+    "type": int,
+    "default": 1,
+    "help": "train and score so many rows at once, each in a process with the memory and the "
+    "threads (OMP_NUM_THREADS) of one; the tables are the same (default: 1)",
+}
+
+
+def _study_parsed(p: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """Parse the words of a study of either kind.
+
+    Raises:
+        UsageError: They cannot be meant.
+    """
+    options = parse(p, words)
+    if options.jobs < 1:
+        raise UsageError(f"--jobs is at least 1, not {options.jobs}")
+    return options
+
+
+def _study_options(words: Sequence[str]) -> Namespace:
     p = parser(
         "evaluate --protocol",
         "Train what has no finished run yet, score all on test proteins, print the tables.",
@@ -169,42 +194,109 @@ def _run_study(words: Sequence[str]) -> int:
     p.add_argument("--test", nargs="+", help="test proteins, in place of the protocol's")
     p.add_argument("--split", help="a file of undula data split, in place of its proteins")
     p.add_argument("--seeds", nargs="+", type=int, help="in place of the protocol's")
-    p.add_argument("--steps", type=int, help="of every training, in place of the presets'")
+    p.add_argument("--steps", **_STEPS)
+    p.add_argument("--until-plateau", **_UNTIL_PLATEAU)
     p.add_argument("--only", nargs="+", default=[], help="rows to take; by default all")
+    p.add_argument("--jobs", **_JOBS)
     p.add_argument("--frames", type=int, help="scored per trajectory, in place of the protocol's")
     p.add_argument("--ecod", help="ECOD's domain file, for its classes in the table of experts")
     p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON instead of the tables")
-    options = parse(p, words)
+    return _study_parsed(p, words)
 
+
+class _Study(NamedTuple):
+    """A study of surfaces as it is asked for: its data sets, and what trains its rows."""
+
+    protocol: Protocol
+    datasets: list[Dataset]
+    roles: Roles
+    training_of: Callable[[StudyRow, int], Training]
+
+
+def _study_asked(options: Namespace, *, verify: bool) -> _Study:
+    """Return the study with what the flags say in place of its protocol's own."""
     from undula.cli.configured import read_protocol, row_training
     from undula.io.datasets import open_dataset
-    from undula.learn.progress import progress_on
     from undula.surface.studies.protocol import roles
+
+    protocol = _changed(read_protocol(options.protocol), options)
+    datasets = [open_dataset(Path(folder), verify=verify) for folder in options.data]
+    chosen = roles(protocol.proteins, datasets)
+
+    def training_of(row: StudyRow, seed: int) -> Training:
+        return row_training(
+            row, seed, options.steps, chosen.validation, until_plateau=options.until_plateau
+        )
+
+    return _Study(protocol, datasets, chosen, training_of)
+
+
+def _run_study(words: Sequence[str]) -> int:
+    """Train the rows of a protocol, score them on proteins they have not seen, print tables."""
+    options = _study_options(words)
+
+    from undula.learn.progress import progress_on
     from undula.surface.studies.study import run_study
     from undula.viz.study_export import write_study
 
     flush_denormals()
-    protocol = _changed(read_protocol(options.protocol), options)
-    datasets = [open_dataset(Path(folder), verify=True) for folder in options.data]
-    told = [notice for dataset in datasets for notice in dataset.notices]
+    asked = _study_asked(options, verify=True)
+    told = [notice for dataset in asked.datasets for notice in dataset.notices]
     refuse(told, strict=options.strict)
-    chosen = roles(protocol.proteins, datasets)
     out = Path(options.out)
     study = run_study(
-        protocol,
-        chosen,
-        lambda row, seed: row_training(row, seed, options.steps, chosen.validation),
+        asked.protocol,
+        asked.roles,
+        asked.training_of,
         runs=Path(options.runs),
         out=out,
         only=options.only,
         progress=lambda: progress_on(sys.stderr),
         say=lambda line: print(line, file=sys.stderr, flush=True),
+        elsewhere=(
+            None
+            if options.jobs == 1
+            else lambda parts: in_processes(_study_part, words, parts, options.jobs)
+        ),
     )
     text, values = write_study(study, out, None if options.ecod is None else Path(options.ecod))
-    write_report(out, [*told, *_left_out(study.skipped)], protocol=protocol.name)
+    write_report(out, [*told, *_left_out(study.skipped)], protocol=asked.protocol.name)
     print(json.dumps(values, indent=1) if options.json else text)
     return 6 if study.skipped else 0
+
+
+def _study_part(words: list[str], part: Part) -> tuple[dict[str, float], str | None]:
+    """Do one part of a study of surfaces in a process of its own."""
+    from undula.learn.progress import SilentProgress
+    from undula.surface.studies.study import run_part
+
+    options, asked, stages = _study_here(tuple(words))
+    try:
+        seconds = run_part(
+            part,
+            asked.protocol,
+            asked.roles,
+            asked.training_of,
+            stages,
+            runs=Path(options.runs),
+            out=Path(options.out),
+            progress=SilentProgress,
+        )
+    except InputError as error:
+        return {}, str(error)
+    return seconds, None
+
+
+@lru_cache(maxsize=1)
+def _study_here(words: tuple[str, ...]) -> tuple[Namespace, _Study, Stages]:
+    """Return what all parts that a process does have in common, set up once."""
+    from undula.surface.studies.study import Stages
+
+    flush_denormals()
+    options = _study_options(words)
+    asked = _study_asked(options, verify=False)
+    return options, asked, Stages(asked.protocol, asked.roles.test)
 
 
 def _motion_options(words: Sequence[str]) -> Namespace:
@@ -224,29 +316,15 @@ def _motion_options(words: Sequence[str]) -> Namespace:
     p.add_argument("-o", "--out", required=True, help="the folder for scores, tables and figures")
     p.add_argument("--systems", nargs="+", help="in place of all that have a folder")
     p.add_argument("--seeds", nargs="+", type=int, help="in place of the protocol's")
-    p.add_argument("--steps", type=int, help="of every training, in place of the presets'")
-    p.add_argument(
-        "--until-plateau",
-        action="store_true",
-        help="go on with every training, in cycles of its steps, until one improves the "
-        "validation too little",
-    )
+    p.add_argument("--steps", **_STEPS)
+    p.add_argument("--until-plateau", **_UNTIL_PLATEAU)
     p.add_argument(
         "--only", nargs="+", default=[], help='rows to take, "trivial" for no model; by default all'
     )
-    p.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        help="train and score so many rows at once, each in a process with the memory and the "
-        "threads (OMP_NUM_THREADS) of one; the tables are the same (default: 1)",
-    )
+    p.add_argument("--jobs", **_JOBS)
     p.add_argument("--strict", **STRICT)
     p.add_argument("--json", action="store_true", help="print JSON instead of the tables")
-    options = parse(p, words)
-    if options.jobs < 1:
-        raise UsageError(f"--jobs is at least 1, not {options.jobs}")
-    return options
+    return _study_parsed(p, words)
 
 
 def _motion_asked(
@@ -288,7 +366,7 @@ def _run_motion_study(words: Sequence[str]) -> int:
     with claimed(Path(options.out)):
         if options.jobs > 1:
             parts = parts_of(protocol, systems, training_of, options.only)
-            done, failed = _in_processes(words, parts, options.jobs)
+            done, failed = in_processes(_motion_part, words, parts, options.jobs)
         study = run_motion_study(
             protocol,
             systems,
@@ -307,58 +385,8 @@ def _run_motion_study(words: Sequence[str]) -> int:
     return 6 if study.skipped else 0
 
 
-def _in_processes(
-    words: Sequence[str], parts: Sequence[Part], jobs: int
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Do the parts of a study in several processes.
-
-    Returns:
-        What took how long, s, and what could not be trained with the reason.
-
-    Raises:
-        MachineError: A process was killed.
-    """
-    done: dict[str, float] = {}
-    failed: dict[str, str] = {}
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_end_with_the_parent
-    )
-    try:
-        pending = {pool.submit(_part, list(words), part): part for part in parts}
-        for one in as_completed(pending):
-            part, (seconds, why) = pending[one], one.result()
-            done |= seconds
-            if why is not None:
-                failed[f"{part.system}/{part.row}"] = why
-            print(f"{part.name}: {why or 'done'}", file=sys.stderr, flush=True)
-    except BrokenProcessPool as error:
-        raise MachineError(
-            f"one of the {jobs} processes of the study was killed, perhaps for want of memory; "
-            "fewer --jobs need less"
-        ) from error
-    except BaseException:
-        for child in active_children():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return done, failed
-
-
-def _end_with_the_parent() -> None:
-    """End this process when the one that started it is gone, however it went."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _part(words: Sequence[str], part: Part) -> tuple[dict[str, float], str | None]:
-    """Do one part of a study in a process of its own."""
+def _motion_part(words: Sequence[str], part: MotionPart) -> tuple[dict[str, float], str | None]:
+    """Do one part of a study of moving atoms in a process of its own."""
     from undula.learn.progress import SilentProgress
     from undula.motion.studies.protocol import opened
     from undula.motion.studies.study import run_part

@@ -68,6 +68,10 @@ class FitResult:
     notices: list[Notice]
     plateau: Plateau | None = None
 
+    def told(self) -> dict[str, Any]:
+        """Return for a provenance why a training in cycles ended; nothing of one without."""
+        return {} if self.plateau is None else {"plateau": self.plateau.plain()}
+
 
 def fit(
     task: Task,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import undula
 from undula.io.recordings import Recordings
-from undula.learn.fit import FitConfig, FitResult, fit
+from undula.learn.fit import FitConfig, fit
 from undula.learn.progress import Progress
 from undula.motion.drawing import WindowConfig
 from undula.motion.losses import MotionLossConfig
@@ -74,11 +73,6 @@ def train_domino(
     )
 
 
-def plateau_told(result: FitResult) -> dict[str, Any]:
-    """Tell in a provenance why a training in cycles ended; nothing of one without."""
-    return {} if result.plateau is None else {"plateau": result.plateau.plain()}
-
-
 def train_motion(
     recordings: Recordings,
     out: Path,
@@ -135,7 +129,7 @@ def train_motion(
             "batch": asdict(batch),
             "fit": fit_config.plain(),
             "measures": dict(result.metrics),
-            **plateau_told(result),
+            **result.told(),
         },
     )
     trained.save(out)

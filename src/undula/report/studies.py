@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from undula.surface.specialisation import (
     protein_classes,
     representatives,
 )
-from undula.surface.studies.protocol import StudyTable
+from undula.surface.studies.protocol import ROWS, StudyTable
 from undula.surface.studies.stage import FLOOR
 from undula.surface.studies.study import Means, RowResult, StudyResult
 
@@ -105,6 +106,66 @@ def models_table(study: StudyResult, asked: StudyTable) -> SystemsTable:
         systems=study.systems,
         notes=(*_notes(study, asked), study.fitted, *_oracle_notes(study)),
     )
+
+
+def rows_table(study: StudyResult) -> Appendix:
+    """Return what each row is: its weights, the steps of its training, and how that ended."""
+    rows, values = [], {}
+    for name, result in study.rows.items():
+        total, active, router = result.parameters
+        rows.append(
+            [
+                result.row.label,
+                f"{total:,}",
+                f"{active:,}",
+                ", ".join(f"{count:,}" for count in result.steps),
+                ", ".join(_ended(plateau) for plateau in result.plateaus),
+            ]
+        )
+        values[name] = {
+            "label": result.row.label,
+            "weights": {"router": router, "all": total, "active": active},
+            "steps": list(result.steps),
+            "seeds": list(result.seeds),
+            "plateaus": list(result.plateaus),
+        }
+    data = [
+        f"{d.structure.name} {d.sha256[:16]}" for d in (*study.roles.training, *study.roles.test)
+    ]
+    told = [
+        f"Trained on {', '.join(_training_names(study))}, validation among them; scored on "
+        f"{', '.join(study.systems)}; data SHA-256 {', '.join(data)}.",
+        *_plateau_notes(study.rows.values()),
+        *(f"{name} failed: {why}." for name, why in study.skipped.items()),
+    ]
+    return Appendix(
+        title="The rows: weights, steps of the training of each seed, and how it ended",
+        key=ROWS,
+        headings=["model", "weights", "active", "steps", "ended"],
+        rows=rows,
+        sentences=told,
+        values=values,
+    )
+
+
+def _ended(plateau: Mapping[str, Any] | None) -> str:
+    """Say how the training of a seed ended."""
+    if plateau is None:
+        return "after its steps"
+    cycles = f"{len(plateau['ends'])} cycles"
+    return f"plateau after {cycles}" if plateau["reached"] else f"no plateau in {cycles}"
+
+
+def _plateau_notes(results: Iterable[RowResult]) -> list[str]:
+    """Say by which rules trainings went on, if any did."""
+    rules = [one["rule"] for result in results for one in result.plateaus if one is not None]
+    told = {
+        f"Trained in cycles until one improved {rule['measure']} on validation proteins by less "
+        f"than {rule['gain']:g}, {rule['cycles']} at most; the steps are those of the best end of "
+        "a cycle, whose weights are scored."
+        for rule in rules
+    }
+    return sorted(told)
 
 
 def distributions_table(study: StudyResult, asked: StudyTable) -> SystemsTable:
@@ -394,7 +455,8 @@ def _notes(study: StudyResult, asked: StudyTable) -> list[str]:
     protocol, count = study.protocol, len(study.systems)
     scoring = protocol.scoring
     trained = _present(study, asked)
-    steps = sorted({result.training.fit.steps for result in trained})
+    counts = sorted({count for result in trained for count in result.steps})
+    steps = " or ".join(f"{count:,}" for count in counts) or "no"
     seeds = (
         f"mean ± deviation over seeds {', '.join(map(str, protocol.seeds))}"
         if len(protocol.seeds) > 1
@@ -403,8 +465,7 @@ def _notes(study: StudyResult, asked: StudyTable) -> list[str]:
     told = [
         f"{count} test proteins{'' if count >= ENOUGH else ' (too few to judge)'}, up to "
         f"{scoring.frames} frames of {scoring.replicas} trajectories each; {seeds}; trained for "
-        f"{' or '.join(map(str, steps)) or 'no'} steps on {len(study.roles.training)} proteins, "
-        "validation among them."
+        f"{steps} steps on {len(study.roles.training)} proteins, validation among them."
     ]
     told += [
         f"{name} failed: {study.skipped[name]}." for name in asked.rows if name in study.skipped

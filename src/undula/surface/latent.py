@@ -37,30 +37,35 @@ def fitted_latent(model: MixtureModel, first: FirstFrame) -> Float[Tensor, "1 la
     assert model.latents is not None
     generator = torch.Generator().manual_seed(0)
     surface = first.surface.cloud(1.0)
-    scales = torch.tensor([first.scale])
-    cloud = router_cloud(first.structure, model.config.cloud).to(dtype=torch.float32)
+    device = model.latents.device
+    points = surface.points.float().to(device)
+    normals = surface.normals.float().to(device)
+    scales = torch.tensor([first.scale], device=device)
+    cloud = router_cloud(first.structure, model.config.cloud)
+    cloud = cloud.to(dtype=torch.float32, device=device)
     code = model.latents.detach().mean(dim=0, keepdim=True).clone().requires_grad_(True)
     optimiser = torch.optim.Adam([code], lr=RATE)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, HALVE_EVERY, 0.5)
-    one, start = torch.zeros(1, dtype=torch.long), torch.zeros(1)
+    one = torch.zeros(1, dtype=torch.long, device=device)
+    start = torch.zeros(1, device=device)
     with torch.no_grad():
         encoding = model.encode(cloud, scales, latent=code)
     with torch.enable_grad():
         for _ in range(STEPS):
             chosen = torch.randint(len(surface), (POINTS,), generator=generator)
             rows = PointRows(
-                frame=torch.zeros(POINTS, dtype=torch.long),
-                points=surface.points[chosen].float(),
-                distance=torch.zeros(POINTS),
-                features=torch.zeros(POINTS, 0),
+                frame=torch.zeros(POINTS, dtype=torch.long, device=device),
+                points=points[chosen],
+                distance=torch.zeros(POINTS, device=device),
+                features=torch.zeros(POINTS, 0, device=device),
             )
             encoding = replace(encoding, latent=code)
             value, gradient = model.field_and_gradient(encoding, one, start, rows)
             loss = manifold_loss(value / first.scale)
-            loss = loss + normal_loss(gradient, surface.normals[chosen].float())
+            loss = loss + normal_loss(gradient, normals[chosen])
             loss = loss + _PRIOR * code.norm()
-            optimiser.zero_grad()
-            loss.backward()
+            # Of the code alone: a training that asks keeps the gradients of its weights.
+            (code.grad,) = torch.autograd.grad(loss, [code])
             optimiser.step()
             schedule.step()
     return code.detach()

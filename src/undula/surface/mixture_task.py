@@ -17,6 +17,7 @@ from undula.learn.task import ParameterGroup, moved
 from undula.surface.clouds import RouterCloud, collated, router_cloud
 from undula.surface.experts import PointRows
 from undula.surface.first_frame import FirstFrame, LocalPoints
+from undula.surface.latent import fitted_latent
 from undula.surface.losses import (
     MixtureLossConfig,
     eikonal_loss,
@@ -386,6 +387,9 @@ class MixtureTask:
     ) -> Iterator[tuple[float, Tensor, Tensor | None, Tensor]]:
         """Forecast some frames of a trajectory at its first fixed points.
 
+        Where codes are fitted, a protein kept for validation gets one by its first frame, as any
+        protein does when the model is used.
+
         Args:
             trajectory: Its number.
             most: About how many frames, evenly spaced.
@@ -401,6 +405,7 @@ class MixtureTask:
             self.cloud(trajectory).to(device=device),
             self._scales([trajectory]).to(device),
             keys=one + self.owners[trajectory],
+            latent=self._unseen_latent(trajectory),
         )
         rows = moved(self._rows(self.local(trajectory)[:points], 0), device)
         for frame in frames[:: max(1, len(frames) // most)]:
@@ -410,6 +415,15 @@ class MixtureTask:
             )
             true = torch.from_numpy(np.array(read.fixed_distances(frame)[:points]))
             yield lag, value.cpu(), None if amplitude is None else amplitude.cpu(), true
+
+    def _unseen_latent(self, trajectory: int) -> Float[Tensor, "1 latent"] | None:
+        """Return the code that a protein kept for validation gets where codes are fitted.
+
+        No step has read that protein, so its own code is as drawn. None for other proteins.
+        """
+        if self.module.latents is None or trajectory not in self.validation:
+            return None
+        return fitted_latent(self.module, self.first_frame(trajectory))
 
     def residuals(self, trajectory: int, most: int = 25) -> tuple[np.ndarray, Tensor]:
         """Return times (ps) of some frames, and true less typical field at fixed points, Å."""

@@ -17,7 +17,7 @@ from undula import atomic
 from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset
 from undula.learn.checkpoint import load_into
-from undula.learn.fit import FitConfig, fit
+from undula.learn.fit import FitConfig, FitResult, fit
 from undula.learn.progress import Progress
 from undula.learn.recipe import flat
 from undula.notices import write_report
@@ -61,9 +61,11 @@ def train(
 
     Raises:
         InputError: The data sets differ in probe, or hold no training frame.
+        UsageError: A plateau is asked for, but no frames are kept for validation.
     """
     probe = _common_probe(datasets)
     task = SurfaceTask(datasets, model, loss, batch, seed=fit_config.seed)
+    _check_judged(fit_config, task, "the last frames of each trajectory")
     described = _configuration(task, datasets)
     result = fit(task, fit_config, out, progress=progress, configuration=described)
     blur, shifts, statics = trivial_rows(task, datasets, probe)
@@ -75,7 +77,7 @@ def train(
         memory_ps=tuple(
             memory(task, dataset, system, probe) for system, dataset in enumerate(datasets)
         ),
-        provenance=_provenance(task, datasets, probe, fit_config, result.step),
+        provenance=_provenance(task, datasets, probe, fit_config, result),
         shifts=shifts,
     )
     trained.save(out)
@@ -110,10 +112,12 @@ def train_mixture(
     Raises:
         InputError: The data sets differ in probe, or hold no training frame; there are no
             weights to start from.
-        UsageError: The losses do not suit the experts; the other run's model is another.
+        UsageError: The losses do not suit the experts; the other run's model is another; a
+            plateau is asked for, but no protein is kept for validation.
     """
     probe = _common_probe(datasets)
     task = MixtureTask(datasets, model, loss, batch, seed=fit_config.seed)
+    _check_judged(fit_config, task, "whole proteins")
     started = {} if start_from is None else {"start_from": start_weights(task.module, start_from)}
     described = _configuration(task, datasets) | started
     result = fit(task, fit_config, out, progress=progress, configuration=described)
@@ -146,12 +150,27 @@ def train_mixture(
             "batch": asdict(batch),
             "fit": fit_config.plain(),
             "measures": dict(result.metrics),
+            **result.told(),
         },
         shifts=fitted_shifts(cases),
     )
     trained.save(out)
     _report(out, datasets, result.step)
     return trained
+
+
+def _check_judged(fit_config: FitConfig, task: SurfaceTask | MixtureTask, kept: str) -> None:
+    """Raise where a plateau would be judged by what was trained on.
+
+    Raises:
+        UsageError: Nothing is kept for validation.
+    """
+    if fit_config.plateau is not None and not task.validation:
+        raise UsageError(
+            f"a plateau is judged on {kept} that no step reads, and batch.validation = "
+            f"{task.batch_config.validation} keeps none of this data; keep some, or train for a "
+            "number of steps"
+        )
 
 
 def start_weights(module: MixtureModel, folder: Path) -> str:
@@ -249,12 +268,16 @@ def _common_probe(datasets: Sequence[Dataset]) -> float:
 
 
 def _provenance(
-    task: SurfaceTask, datasets: Sequence[Dataset], probe: float, fit_config: FitConfig, step: int
+    task: SurfaceTask,
+    datasets: Sequence[Dataset],
+    probe: float,
+    fit_config: FitConfig,
+    result: FitResult,
 ) -> dict[str, Any]:
     return {
         "undula": undula.__version__,
         "probe": probe,
-        "steps": step,
+        "steps": result.step,
         "training_frames": len(task.training),
         "validation_frames": len(task.validation),
         "data": [
@@ -263,4 +286,5 @@ def _provenance(
         "loss": asdict(task.loss_config),
         "batch": asdict(task.batch_config),
         "fit": fit_config.plain(),
+        **result.told(),
     }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from undula import atomic
+from undula.report.appendix import Appendix
 from undula.report.studies import (
     distributions_table,
     experts_series,
     experts_table,
     models_table,
     routers_table,
+    rows_table,
     specialisation_tables,
 )
 from undula.surface.forecasters import BLURRED, COPIED
@@ -29,8 +32,8 @@ def write_study(
 
     Args:
         study: The scores.
-        out: Receives ``NAME.md``, ``.json``, ``.csv``, ``.tex`` for each table, and ``NAME.png``
-            for a figure.
+        out: Receives ``NAME.md``, ``.json``, ``.csv``, ``.tex`` for each table and for that of
+            the rows, ``rows``, and ``NAME.png`` for a figure.
         ecod: ECOD's domain file, if it is there.
 
     Returns:
@@ -44,6 +47,10 @@ def write_study(
             continue
         text, values[asked.name] = _write(study, asked, out, ecod)
         texts.append(text)
+    rows = rows_table(study)
+    _write_appendices(rows.key, [rows], dict(rows.values), out)
+    texts.append(rows.terminal())
+    values[rows.key] = dict(rows.values)
     return "\n\n\n".join(texts), values
 
 
@@ -67,11 +74,17 @@ def _write(
     else:
         tables = specialisation_tables(study, asked, ecod)
     described = {table.key: dict(table.values) for table in tables}
-    atomic.write(out / f"{asked.name}.md", "\n".join(table.markdown() for table in tables))
-    atomic.write(out / f"{asked.name}.tex", "\n".join(table.latex() for table in tables))
-    atomic.write(out / f"{asked.name}.csv", "\n".join(table.csv() for table in tables))
-    atomic.write_json(out / f"{asked.name}.json", described)
+    _write_appendices(asked.name, tables, described, out)
     return "\n\n".join(table.terminal() for table in tables), described
+
+
+def _write_appendices(
+    name: str, tables: Sequence[Appendix], described: dict[str, Any], out: Path
+) -> None:
+    atomic.write(out / f"{name}.md", "\n".join(table.markdown() for table in tables))
+    atomic.write(out / f"{name}.tex", "\n".join(table.latex() for table in tables))
+    atomic.write(out / f"{name}.csv", "\n".join(table.csv() for table in tables))
+    atomic.write_json(out / f"{name}.json", described)
 
 
 def _figure(study: StudyResult, asked: StudyTable, out: Path) -> None:

@@ -106,6 +106,8 @@ def test_names_that_are_no_folders_and_empty_scoring_are_refused():
         Scoring(spacing=0.0)
     with pytest.raises(UsageError, match="names no rows"):
         StudyTable(name="t", title="T", kind="models", rows=[])
+    with pytest.raises(UsageError, match="cannot be named rows"):
+        StudyTable(name="rows", title="T", kind="models", rows=["a"])
 
 
 def test_published_numbers_go_beside_the_measures_they_are_of():

@@ -24,7 +24,6 @@ from undula.motion.hierarchy import Hierarchy
 from undula.motion.observation import velocities_of
 from undula.motion.posing import Pose, posed
 from undula.motion.trained import WEIGHTS
-from undula.motion.training import plateau_told
 from undula.motion.windows import Window
 from undula.notices import write_report
 from undula.types import MolecularSystem
@@ -316,7 +315,7 @@ def trained(
         "measures": dict(result.metrics),
         **described,
         "fit": fit_config.plain(),
-        **plateau_told(result),
+        **result.told(),
     }
 
 

@@ -142,7 +142,12 @@ class Part:
     @property
     def name(self) -> str:
         """What it is called in messages."""
-        return f"{self.system}/{self.row}" + ("" if self.seed is None else f", seed {self.seed}")
+        return self.left_out + ("" if self.seed is None else f", seed {self.seed}")
+
+    @property
+    def left_out(self) -> str:
+        """What is left out of the study where it fails."""
+        return f"{self.system}/{self.row}"
 
 
 def parts_of(

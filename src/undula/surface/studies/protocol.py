@@ -12,6 +12,8 @@ from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset
 from undula.surface.evaluation import EvaluationConfig
 
+ROWS = "rows"
+"""Name of the table that says what each row is."""
 TABLES = ("models", "distributions", "routers", "experts", "specialisation")
 
 
@@ -90,6 +92,8 @@ class StudyTable:
             raise UsageError(f"table {self.name}: kind is one of {', '.join(TABLES)}")
         if not self.rows:
             raise UsageError(f"table {self.name} names no rows")
+        if self.name == ROWS:
+            raise UsageError(f"a table cannot be named {ROWS}: every study has one of all rows")
 
 
 @dataclass(frozen=True, kw_only=True)

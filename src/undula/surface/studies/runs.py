@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from undula import atomic
 from undula.io.datasets import Dataset
+from undula.learn.plateau import PlateauConfig
 from undula.learn.progress import Progress
-from undula.learn.recipe import FitConfig, check_same
+from undula.learn.recipe import FitConfig, check_same, timeless
 from undula.surface.losses import MixtureLossConfig
 from undula.surface.mixture import MixtureModel, MixtureModelConfig
 from undula.surface.mixture_task import MixtureBatchConfig
 from undula.surface.trained import WEIGHTS
 from undula.surface.trained_mixture import TrainedMixture
 from undula.surface.training import train_mixture
+
+PLATEAU = PlateauConfig(measure="iou")
+"""By which trainings go on until they no longer get better: what judges the tables, on proteins
+kept for validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,13 @@ class Training:
     fit: FitConfig
     start_from: Path | None = None
 
+    def until_plateau(self) -> Training:
+        """Return the same training, but until it no longer gets better.
+
+        By its own rule or, failing that, by `PLATEAU`.
+        """
+        return replace(self, fit=replace(self.fit, plateau=self.fit.plateau or PLATEAU))
+
 
 def run_folder(runs: Path, row: str, seed: int) -> Path:
     """Return where the run of a row and a seed lies."""
@@ -48,6 +61,9 @@ def trained_run(
     training: Training, datasets: Sequence[Dataset], folder: Path, progress: Progress
 ) -> tuple[TrainedMixture, float | None]:
     """Return a run's model: the finished one of the folder, or a newly trained one.
+
+    A finished run is gone on with where another rule for its end is asked for, such as a plateau
+    where there was none.
 
     Args:
         training: The configuration.
@@ -64,8 +80,10 @@ def trained_run(
     """
     if (folder / WEIGHTS).is_file():
         trained = TrainedMixture.load(folder)
-        check_same(_described(trained), _asked(training, datasets), folder)
-        return trained, None
+        before, now = _described(trained), _asked(training, datasets)
+        check_same(timeless(before), timeless(now), folder)
+        if before["fit"].get("plateau") == now["fit"].get("plateau"):
+            return trained, None
     began = time.perf_counter()
     train_mixture(
         datasets,
@@ -99,7 +117,7 @@ def active_parameters(model: MixtureModel) -> int:
     return parameters(model) - (gate.experts - gate.chosen) * one
 
 
-def _asked(training: Training, datasets: Sequence[Dataset]) -> dict[str, object]:
+def _asked(training: Training, datasets: Sequence[Dataset]) -> dict[str, Any]:
     start = training.start_from
     return _plain(
         {
@@ -113,7 +131,7 @@ def _asked(training: Training, datasets: Sequence[Dataset]) -> dict[str, object]
     )
 
 
-def _described(trained: TrainedMixture) -> dict[str, object]:
+def _described(trained: TrainedMixture) -> dict[str, Any]:
     provenance = trained.provenance
     return _plain(
         {
@@ -125,7 +143,7 @@ def _described(trained: TrainedMixture) -> dict[str, object]:
     )
 
 
-def _plain(value: dict[str, object]) -> dict[str, object]:
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """Return the value as it would come back from a JSON file."""
-    found: dict[str, object] = json.loads(json.dumps(value))
+    found: dict[str, Any] = json.loads(json.dumps(value))
     return found

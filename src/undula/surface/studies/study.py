@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,9 @@ class RowResult:
             typical surface; empty where no table asks.
         routings: For each seed, which expert every protein gets, training proteins first.
         parameters: All weights, those that answer for one protein, and those of the router.
+        steps: That the kept weights of each seed were trained for.
+        plateaus: What `undula.learn.plateau.Plateau.plain` said at the end of each seed's
+            training; none of one that had so many steps and no more.
     """
 
     row: StudyRow
@@ -66,6 +70,8 @@ class RowResult:
     spreads: tuple[Rows, ...]
     routings: tuple[Routing, ...]
     parameters: tuple[int, int, int]
+    steps: tuple[int, ...]
+    plateaus: tuple[Mapping[str, Any] | None, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,12 +119,88 @@ class _Workplace:
     progress: Callable[[], Progress]
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
+    keeps_times: bool = True
 
     def timed(self, what: str, seconds: float) -> None:
         self.seconds[what] = round(seconds, 3)
+        self.write_times()
+
+    def write_times(self) -> None:
+        if not self.seconds or not self.keeps_times:
+            return
         path = self.out / "times.json"
         known = read_json(path)["seconds"] if path.is_file() else {}
         atomic.write_json(path, {"seconds": known | self.seconds})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one process of several does of a study: it trains and scores a row with one seed.
+
+    Attributes:
+        row: Of the protocol.
+        seed: Of its training.
+    """
+
+    row: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"{self.row}, seed {self.seed}"
+
+    @property
+    def left_out(self) -> str:
+        """What is left out of the study where it fails."""
+        return self.row
+
+
+Elsewhere = Callable[[Sequence[Part]], tuple[Mapping[str, float], Mapping[str, str]]]
+"""Does parts of a study in other processes, each with `run_part`. Returns what took how long, s,
+and row → why it could not be trained."""
+
+
+def run_part(
+    part: Part,
+    protocol: Protocol,
+    roles: Roles,
+    training_of: Callable[[StudyRow, int], Training],
+    stages: Stages,
+    *,
+    runs: Path,
+    out: Path,
+    progress: Callable[[], Progress],
+) -> dict[str, float]:
+    """Do one part of a study: its files are then there for `run_study`, byte by byte.
+
+    The process that asks for it holds ``out``.
+
+    Args:
+        part: Which.
+        protocol: Rows, seeds, scoring.
+        roles: The data sets.
+        training_of: As of `run_study`.
+        stages: The test proteins; the next part of the same process may use them again.
+        runs: Where the run folders lie.
+        out: Where the scores go.
+        progress: Makes a listener for a training.
+
+    Returns:
+        What took how long, s.
+
+    Raises:
+        InputError: It cannot be trained.
+    """
+    place = _Workplace(runs=runs, out=out, progress=progress, say=_silent, keeps_times=False)
+    [row] = _chosen(protocol, [part.row])
+    _row(row, {part.seed: training_of(row, part.seed)}, roles, stages, place)
+    return place.seconds
+
+
+def _silent(line: str) -> None:
+    """Say nothing: who started the process says what it does."""
+    del line
 
 
 @claims("out")
@@ -132,6 +214,7 @@ def run_study(
     only: Sequence[str],
     progress: Callable[[], Progress],
     say: Callable[[str], None],
+    elsewhere: Elsewhere | None = None,
 ) -> StudyResult:
     """Train the rows of a protocol that have no finished run, and score all on test proteins.
 
@@ -148,6 +231,7 @@ def run_study(
         only: Names of the rows to take; all of the protocol if it is empty.
         progress: Makes a listener for each training.
         say: Told which row comes next, in one line.
+        elsewhere: Where to do first what other processes can do; by default it is done here.
 
     Raises:
         UsageError: There is no such row; a run folder holds another configuration.
@@ -157,12 +241,17 @@ def run_study(
     plans = [(row, {seed: training_of(row, seed) for seed in protocol.seeds}) for row in chosen]
     place = _Workplace(runs=runs, out=out, progress=progress, say=say)
     similar = relatives(roles.test, roles.training)
-    stages = _Stages(protocol, roles.test)
+    seconds, failed = ({}, {}) if elsewhere is None else elsewhere(_parts(plans))
+    place.seconds.update(seconds)
+    place.write_times()
+    stages = Stages(protocol, roles.test)
     rows: dict[str, RowResult] = {}
     skipped: dict[str, str] = {}
     first: TrainedMixture | None = None
     for row, trainings in plans:
         try:
+            if row.name in failed:
+                raise InputError(failed[row.name])
             rows[row.name], model = _row(row, trainings, roles, stages, place)
         except InputError as error:
             skipped[row.name] = str(error)
@@ -189,8 +278,23 @@ def run_study(
     )
 
 
-class _Stages:
-    """The test proteins, each set up when it is first needed."""
+def _parts(plans: Sequence[tuple[StudyRow, Mapping[int, Training]]]) -> list[Part]:
+    """Return what other processes can do; what starts from another run may have to wait for it."""
+    return [
+        Part(row=row.name, seed=seed)
+        for row, trainings in plans
+        for seed, training in trainings.items()
+        if training.start_from is None
+    ]
+
+
+class Stages:
+    """The test proteins of a study, each set up when it is first needed.
+
+    Args:
+        protocol: How to score.
+        datasets: The test proteins.
+    """
 
     def __init__(self, protocol: Protocol, datasets: Sequence[Dataset]) -> None:
         self.scoring = protocol.scoring
@@ -199,6 +303,7 @@ class _Stages:
         self._made: dict[str, list[Stage]] = {}
 
     def of(self, dataset: Dataset) -> list[Stage]:
+        """Return a stage for each replica of a protein."""
         name = dataset.structure.name
         if name not in self._made:
             count = min(self.scoring.replicas, len(dataset.trajectories))
@@ -218,13 +323,14 @@ def _row(
     row: StudyRow,
     trainings: Mapping[int, Training],
     roles: Roles,
-    stages: _Stages,
+    stages: Stages,
     place: _Workplace,
 ) -> tuple[RowResult, TrainedMixture]:
     """Train and score a row with every seed."""
     means: list[dict[str, Means]] = []
     spreads: list[Rows] = []
     routings: list[Routing] = []
+    provenances: list[Mapping[str, Any]] = []
     datasets = [*roles.training, *roles.test]
     model: TrainedMixture | None = None
     for seed, training in trainings.items():
@@ -233,6 +339,7 @@ def _row(
         model, seconds = trained_run(training, roles.training, folder, place.progress())
         if seconds is not None:
             place.timed(f"train {row.name} seed {seed}", seconds)
+        provenances.append(model.provenance)
         means.append(_model_means(model, folder, f"{row.name}/seed-{seed}", stages, place))
         if row.name in stages.distributions:
             spreads.append(_model_spreads(model, folder, f"{row.name}/seed-{seed}", stages, place))
@@ -251,13 +358,15 @@ def _row(
                 active_parameters(model.model),
                 router_parameters(model.model),
             ),
+            steps=tuple(int(one["steps"]) for one in provenances),
+            plateaus=tuple(one.get("plateau") for one in provenances),
         ),
         model,
     )
 
 
 def _model_means(
-    model: TrainedMixture, folder: Path, name: str, stages: _Stages, place: _Workplace
+    model: TrainedMixture, folder: Path, name: str, stages: Stages, place: _Workplace
 ) -> dict[str, Means]:
     weights = atomic.sha256(folder / WEIGHTS)
     found: dict[str, Means] = {}
@@ -274,14 +383,14 @@ def _model_means(
 
 
 def _model_spreads(
-    model: TrainedMixture, folder: Path, name: str, stages: _Stages, place: _Workplace
+    model: TrainedMixture, folder: Path, name: str, stages: Stages, place: _Workplace
 ) -> Rows:
     key = {"weights": atomic.sha256(folder / WEIGHTS)}
     return _rows_of(lambda one: one.model_spread(model), key, name, "-spread", stages, place)
 
 
 def _rows_without_training(
-    model: TrainedMixture, stages: _Stages, place: _Workplace
+    model: TrainedMixture, stages: Stages, place: _Workplace
 ) -> tuple[Rows, Rows]:
     """Return the trivial rows and the oracles."""
     still = _rows_of(
@@ -295,7 +404,7 @@ def _rows_without_training(
 
 
 def _spreads_without_training(
-    model: TrainedMixture, stages: _Stages, place: _Workplace
+    model: TrainedMixture, stages: Stages, place: _Workplace
 ) -> tuple[Rows, Rows]:
     """Return the trivial rows and the oracles as distributions."""
     still = _rows_of(
@@ -315,7 +424,7 @@ def _rows_of(
     key: Mapping[str, object],
     name: str,
     ending: str,
-    stages: _Stages,
+    stages: Stages,
     place: _Workplace,
 ) -> Rows:
     """Return the rows that every stage gives, by name and protein, kept under a name."""
@@ -343,7 +452,7 @@ def _kept(
     key: Mapping[str, object],
     name: str,
     scores: Callable[[], dict[str, Scores]],
-    stages: _Stages,
+    stages: Stages,
     place: _Workplace,
 ) -> dict[str, Scores]:
     """Return scores from their file if it is of the same weights, data and rules; or make it."""
