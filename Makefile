@@ -38,7 +38,7 @@ weights: $(VENV)/ready
 	rm -rf runs
 	$(BIN)/python tools/train_bundled.py
 
-# Train every row of both studies, atoms until their plateau, and print the tables: days on a CPU.
+# Train every row of both studies, both families until their plateau, and print the tables: days on a CPU.
 reproduce: $(VENV)/ready-test
 	$(BIN)/python tools/reproduce.py
 
