@@ -5,6 +5,7 @@ from undula.geometry.blocks import EDGE, LatticeBlocks, needed_blocks
 from undula.geometry.lattice import Lattice
 
 SHAPE = (41, 33, 50)
+BLOCKS = tuple(-(-size // EDGE) for size in SHAPE)
 
 
 @pytest.fixture
@@ -31,14 +32,14 @@ def filled(lattice, values, needed):
 def test_gives_what_the_whole_lattice_gives(lattice, values):
     generator = torch.Generator().manual_seed(1)
     points = lattice.origin + torch.rand(300, 3, generator=generator).double() * 24 - 1
-    blocks = filled(lattice, values, torch.ones(3, 3, 4, dtype=torch.bool))
+    blocks = filled(lattice, values, torch.ones(BLOCKS, dtype=torch.bool))
     for found, one in zip(blocks.interpolate(points), values, strict=True):
         assert torch.equal(found, lattice.interpolate(one, points))
 
 
 def test_what_was_not_needed_is_zero_and_takes_no_room(lattice, values):
-    needed = torch.zeros(3, 3, 4, dtype=torch.bool)
-    needed[0, 1, 2] = True
+    needed = torch.zeros(BLOCKS, dtype=torch.bool)
+    needed[3 // EDGE, 20 // EDGE, 40 // EDGE] = True
     blocks = filled(lattice, values, needed)
     inside = lattice.points_of(torch.tensor([[3, 20, 40], [20, 3, 3]]))
     assert torch.equal(blocks.interpolate(inside)[:, 0], values[:, 3, 20, 40].double())

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from undula.geometry.lattice import Lattice
 
-EDGE = 16
-"""Nodes of a block along each axis."""
+EDGE = 10
+"""Nodes of a block along each axis: few, so that little is kept that nobody asks for."""
 
 
 class LatticeBlocks:

@@ -51,7 +51,7 @@ PER_ROUTED, PER_ROUTER_POINT = 13_000, 2_200
 """Bytes for each point that is sent messages at once, and for each point."""
 PER_BLURRED, PER_SLAB = 24, 24
 """Bytes for each node of the blurred first frame, and more for those worked on at once."""
-BLOCKED_REACH = 14.0
+BLOCKED_REACH = 9.5
 """How far from the surface the blocks of a large blurred first frame go on average, Å."""
 PER_NODE, PER_NEAR = 110, 850
 """Bytes for each node of a lattice whose points are kept, and for each near the surface."""

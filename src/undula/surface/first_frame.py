@@ -172,7 +172,9 @@ class FirstFrame:
     def blurred_blocks(self) -> LatticeBlocks:
         """The same numbers near the surface, for a lattice too large to be worked on at once.
 
-        Slab by slab, each seen with all that a Gaussian reaches.
+        Slab by slab, each seen with all that a Gaussian reaches. Kept are blocks with nodes in the
+        band around the surface and those that adjoin them: `EDGE` nodes are 6 Å, and nobody asks
+        farther than `REACH` from the surface.
         """
         planes, widths = self.lattice.shape[0], self._widths
         found, reach = LatticeBlocks(self.lattice, len(widths)), self.blur_reach
