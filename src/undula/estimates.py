@@ -81,8 +81,12 @@ def peak_bytes(added: int | float) -> int:
 
 
 def room_bytes(limit: int) -> float:
-    """Return how much work may add, by estimate, if the process has to keep within a limit."""
-    return (limit - resident_bytes() - LATER_BYTES) / SPARE
+    """Return how much work may add, by estimate, if a process has to keep within a limit.
+
+    A little less than what would fit here: what a refusal names is tried in another process, which
+    may hold some more before it begins.
+    """
+    return 0.97 * (limit - resident_bytes() - LATER_BYTES) / SPARE
 
 
 def asked_bytes(limit: int | str | None) -> int | None:
