@@ -21,7 +21,7 @@ from undula.errors import MachineError, UsageError
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 LATER_BYTES = 60 * 2**20
 """What the process still loads once it works: compiled kernels, drawing."""
-SPARE = 1.15
+SPARE = 1.12
 """Work is planned to take so much more than its like did when measured: a limit has to hold."""
 
 Size = TypeVar("Size")

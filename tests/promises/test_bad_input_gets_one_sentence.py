@@ -81,8 +81,6 @@ REFUSED_STRUCTURES: dict[str, tuple[list[str] | bytes, tuple[str, ...]]] = {
     "nm in a PDB": (scaled(0.1), ("neighbouring Cα is 0.36", "use --length-unit nm")),
     "Å taken for nm": (scaled(10), ("use --length-unit angstrom",)),
     "alpha carbons only": (PEPTIDE[1::5], ("only Cα is there", "needs all heavy atoms")),
-    "fewer atoms than a surface needs": (PEPTIDE[:9], ("are 9 atoms", "needs at least 10")),
-    "one atom": (PEPTIDE[:1], ("there is 1 atom to use",)),
     "unknown element": (
         [*PEPTIDE, pdb_line("X1", (3, 9, 1), residue="ALA", number=4, element="ZZ")],
         ("line 21, atom X1 in ALA 4", "unknown element"),
@@ -120,6 +118,19 @@ def write(tmp_path) -> Callable[..., Path]:
         return path
 
     return written
+
+
+@pytest.mark.parametrize(("atoms", "said"), [(1, "there is 1 atom"), (9, "there are 9 atoms")])
+def test_a_structure_of_hardly_any_atoms_is_noticed_and_not_forecast(
+    write, tmp_path, capsys, atoms, said
+):
+    path = write(PEPTIDE[:atoms])
+    told = answer(capsys, "inspect", "--for", "surface", path)
+    assert told.code == 0
+    assert f"a.pdb: {said} to use; a surface that moves needs at least 10" in told.out
+    out = tmp_path / "out"
+    check_refused(answer(capsys, "forecast", path, "--time", "1", "-o", out), said, "at least 10")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", REFUSED_STRUCTURES)

@@ -136,34 +136,42 @@ def _no_surface(path: Path, name: str) -> str:
     )
 
 
-def require_surface(structure: Structure, file: Path | None = None) -> None:
+def require_surface(structure: Structure) -> None:
     """Raise where a structure has too few of its atoms to have a molecular surface that moves.
-
-    Args:
-        structure: As it would be used.
-        file: Where it was read from, for the message; by default its name stands there.
 
     Raises:
         InputError: Only the Cα atoms are there, or hardly any atoms at all.
     """
+    _require_all_atoms(structure)
+    for notice in _few_atoms(structure):
+        raise InputError(f"{structure.name}: {notice.message}")
+
+
+def _require_all_atoms(structure: Structure) -> None:
     for notice in structure.notices:
         if notice.code == "alpha-carbons-only":
             raise InputError(f"{notice}; a surface needs all heavy atoms")
-    if len(structure) < FEWEST_ATOMS:
-        atoms = "is 1 atom" if len(structure) == 1 else f"are {len(structure)} atoms"
-        raise InputError(
-            f"{file or structure.name}: there {atoms} to use; a surface that moves needs at "
-            f"least {FEWEST_ATOMS}"
-        )
+
+
+def _few_atoms(structure: Structure) -> tuple[Notice, ...]:
+    """Notice a structure that has a surface, but too small a one to be forecast."""
+    count = len(structure)
+    if count >= FEWEST_ATOMS:
+        return ()
+    atoms = "is 1 atom" if count == 1 else f"are {count} atoms"
+    message = f"there {atoms} to use; a surface that moves needs at least {FEWEST_ATOMS}"
+    return (Notice(code="few-atoms", message=message, count=count),)
 
 
 def _inspected_structure(path: Path, name: str, purpose: str | None) -> Inspection:
     families: list[str] = []
     why_not: dict[str, str] = {}
+    few: tuple[Notice, ...] = ()
     try:
         structure = load_structure(path)
-        require_surface(structure, path)
+        _require_all_atoms(structure)
         families.append("surface")
+        few = placed(_few_atoms(structure), path)
     except InputError as error:
         if purpose == "surface":
             raise
@@ -189,7 +197,7 @@ def _inspected_structure(path: Path, name: str, purpose: str | None) -> Inspecti
         frames=models,
         times_ps=None,
         memory_bytes=12 * len(structure) * models,
-        notices=structure.notices,
+        notices=(*structure.notices, *few),
     )
 
 
