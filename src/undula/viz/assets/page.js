@@ -13,6 +13,7 @@
   const PAUSE = "M7 5h4v14H7zM13 5h4v14h-4z";
   const PLAIN = [0.8, 0.81, 0.83];
   const GHOST = 0x4f83a8;
+  const COLOURS = 9; // row-0 … row-8 of page.css
 
   // ---- Words -------------------------------------------------------------------------------
 
@@ -339,7 +340,7 @@
     byId("chart-title").textContent = `${page.score_label} over time`;
     const readings = page.series.map(({ name }, i) => {
       const row = byId("chart-rows").appendChild(element("li"));
-      row.append(element("i", `row-${i % 6}`), `${name} `);
+      row.append(element("i", `row-${i % COLOURS}`), `${name} `);
       return row.appendChild(element("b"));
     });
 
@@ -379,10 +380,10 @@
       svg.append(drawn("text", { x: width - margin.right, y: height - 2, "text-anchor": "end" }, `time, ${unit}`));
       page.series.toReversed().forEach(({ values }, back) => {
         const i = page.series.length - 1 - back;
-        svg.append(drawn("path", { class: `row row-${i % 6}`, d: line(values), "stroke-dasharray": i === 0 ? "none" : ["6 4", "2 4", "8 3 2 3"][(i - 1) % 3] }));
+        svg.append(drawn("path", { class: `row row-${i % COLOURS}`, d: line(values), "stroke-dasharray": i === 0 ? "none" : ["6 4", "2 4", "8 3 2 3"][(i - 1) % 3] }));
       });
       cursor = svg.appendChild(drawn("line", { class: "cursor", y1: margin.top, y2: bottom }));
-      dots = page.series.map((_, i) => svg.appendChild(drawn("circle", { class: `row-${i % 6}`, r: 3.5 })));
+      dots = page.series.map((_, i) => svg.appendChild(drawn("circle", { class: `row-${i % COLOURS}`, r: 3.5 })));
       svg.addEventListener("pointerdown", follow);
       svg.addEventListener("pointermove", (event) => event.buttons && follow(event));
       home.replaceChildren(svg);
