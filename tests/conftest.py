@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,8 @@ from undula.data.bundled import villin
 
 torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+CHROMIUM = Path("/usr/bin/chromium")
+SOFTWARE_GL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader"]
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +26,18 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared data folder {SHARED} is not here")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Return a browser in which pages are opened for real, or skip where there is none."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"the browser {CHROMIUM} is not here")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=SOFTWARE_GL)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

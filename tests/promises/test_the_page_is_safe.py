@@ -9,7 +9,6 @@ from __future__ import annotations
 import html.parser
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 from tests.loopback import serving
 from tests.motion.small_systems import argon, trained, window
 from tests.surface.mixtures import LOCAL, bound, stirred
-from tests.viz.test_page import CHROMIUM, SOFTWARE_GL, until
+from tests.viz.test_page import until
 
 from undula.cli.main import main
 from undula.errors import Notice
@@ -186,17 +185,6 @@ def test_latex_holds_no_command_of_others():
 
 
 # ---- In a browser --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if not CHROMIUM.exists():
-        pytest.skip(f"the browser {CHROMIUM} is not here")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=SOFTWARE_GL)
-        yield chromium
-        chromium.close()
 
 
 ATTEMPTS = """async (url) => {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.motion.small_systems import BOX, FRAME_PS, argon, chain, path, trained, waters, window
-from tests.viz.test_page import CHROMIUM, HOSTILE, SOFTWARE_GL, inside, picture, until
+from tests.viz.test_page import HOSTILE, inside, picture, until
 
 from undula.errors import InputError, UsageError
 from undula.motion.forecast import forecast_atoms
@@ -148,17 +148,6 @@ def test_an_evaluation_has_the_trivial_rows_the_horizons_and_a_verdict(
 
 
 # ---- In a browser --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if not CHROMIUM.exists():
-        pytest.skip(f"the browser {CHROMIUM} is not here")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=SOFTWARE_GL)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from undula.errors import InputError
 from undula.types import Mesh
 from undula.viz.page import Page, write_page
 
-CHROMIUM = Path("/usr/bin/chromium")
-SOFTWARE_GL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader"]
 HOSTILE = "</script><script>document.title='stolen'</script><img src=x onerror=\"alert(1)\">'&amp;"
 TIMES = [0.0, 20.0, 40.0, 60.0]
 
@@ -167,17 +165,6 @@ def test_refuses_numbers_that_are_not_finite(tmp_path, sphere):
 
 
 # ---- In a browser --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if not CHROMIUM.exists():
-        pytest.skip(f"the browser {CHROMIUM} is not here")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=SOFTWARE_GL)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -4,41 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
-from undula.cli.options import parse, parser, seed
+from undula.cli.options import parse, parser, run_action, seed
 from undula.errors import InputError, UsageError
 from undula.locks import claimed
-
-ACTIONS = {
-    "list": "what can be fetched, its licence and its size",
-    "fetch": "bring published trajectories: atlas NAME…, or ala2",
-    "split": "training, validation and test sets by sequence identity",
-    "verify": "compare data sets and fetched folders with their SHA-256",
-}
-USAGE = "\n".join(
-    [
-        "usage: undula data ACTION [options]",
-        "",
-        *(f"  {action:<8} {what}" for action, what in ACTIONS.items()),
-        "",
-        "undula data ACTION --help tells more.",
-    ]
-)
 
 
 def run(words: Sequence[str]) -> int:
     """Run one of the actions on data."""
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    actions = {"list": _list, "fetch": _fetch, "split": _split, "verify": _verify}
-    if words[0] not in actions:
-        near = get_close_matches(words[0], ACTIONS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(ACTIONS)}"
-        raise UsageError(f"undula data: there is no action {words[0]}{hint}")
-    return actions[words[0]](words[1:])
+    actions = {
+        "list": ("what can be fetched, its licence and its size", _list),
+        "fetch": ("bring published trajectories: atlas NAME…, or ala2", _fetch),
+        "split": ("training, validation and test sets by sequence identity", _split),
+        "verify": ("compare data sets and fetched folders with their SHA-256", _verify),
+    }
+    return run_action("data", actions, words)
 
 
 def _list(words: Sequence[str]) -> int:

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
-from undula.cli.options import parse, parser
+from undula.cli.options import instead, parse, parser, run_action
 from undula.errors import UsageError
-
-ACTIONS = {
-    "list": "the bundled models: what each forecasts, its size, where it lies",
-    "card": "print the card of a model: data, scores beside the trivial forecasts, limits",
-    "verify": "read models completely and compare the SHA-256 of every tensor",
-}
-USAGE = "\n".join(
-    [
-        "usage: undula models ACTION [NAME]",
-        "",
-        *(f"  {action:<8} {what}" for action, what in ACTIONS.items()),
-        "",
-        "undula models ACTION --help tells more.",
-    ]
-)
 
 
 def run(words: Sequence[str]) -> int:
     """Run one of the actions on bundled models."""
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    actions = {"list": _list, "card": _card, "verify": _verify}
-    if words[0] not in actions:
-        near = get_close_matches(words[0], ACTIONS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(ACTIONS)}"
-        raise UsageError(f"undula models: there is no action {words[0]}{hint}")
-    return actions[words[0]](words[1:])
+    actions = {
+        "list": ("the bundled models: what each forecasts, its size, where it lies", _list),
+        "card": (
+            "print the card of a model: data, scores beside the trivial forecasts, limits",
+            _card,
+        ),
+        "verify": ("read models completely and compare the SHA-256 of every tensor", _verify),
+    }
+    return run_action("models", actions, words)
 
 
 def bundled() -> dict[str, tuple[str, Path]]:
@@ -81,9 +65,7 @@ def _verify(words: Sequence[str]) -> int:
 
 def _folder(found: Mapping[str, tuple[str, Path]], name: str) -> Path:
     if name not in found:
-        near = get_close_matches(name, found, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(found)}"
-        raise UsageError(f"there is no bundled model {name}{hint}")
+        raise UsageError(f"there is no bundled model {name}{instead(name, found)}")
     return found[name][1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -68,6 +68,39 @@ MEMORY_LIMIT: dict[str, Any] = {
     "(default: what the machine has left)",
 }
 """The flag ``--memory-limit``."""
+
+
+def instead(name: str, known: Collection[str]) -> str:
+    """Return how a sentence about an unknown name ends: with the nearest, or all there are."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+
+
+def run_action(
+    verb: str,
+    actions: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]],
+    words: Sequence[str],
+) -> int:
+    """Run one of the actions of a verb, or list them.
+
+    Args:
+        verb: Such as ``data``.
+        actions: By name, what each does and its function.
+        words: The name of the action and its own words.
+
+    Raises:
+        UsageError: There is no such action.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        listed = [f"  {name:<8} {what}" for name, (what, _) in actions.items()]
+        tail = f"undula {verb} ACTION --help tells more."
+        print("\n".join([f"usage: undula {verb} ACTION [options]", "", *listed, "", tail]))
+        return 0
+    if words[0] not in actions:
+        raise UsageError(
+            f"undula {verb}: there is no action {words[0]}{instead(words[0], actions)}"
+        )
+    return actions[words[0]][1](words[1:])
 
 
 def parser(verb: str, description: str) -> ArgumentParser:

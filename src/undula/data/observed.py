@@ -124,10 +124,11 @@ def check_frames(
     Raises:
         MachineError: They do not fit; says how many do.
     """
-    limit, held = estimates.memory_limit(memory_limit), estimates.resident_bytes()
-    each = PER_READ * len(structure)
-    needed = Estimate(memory_bytes=held + frames * each, seconds=2e-8 * frames * each)
-    fit = max((limit - held) // each, 0)
+    limit, each = estimates.memory_limit(memory_limit), PER_READ * len(structure)
+    needed = Estimate(
+        memory_bytes=estimates.peak_bytes(frames * each), seconds=2e-8 * frames * each
+    )
+    fit = max(int(estimates.room_bytes(limit) // each), 0)
     estimates.check_fits(
         needed, limit, f"{path}: reading {frames} frames", f"{fit} frames fit: take fewer"
     )

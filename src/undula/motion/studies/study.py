@@ -13,7 +13,7 @@ from typing import Any, Literal
 from undula import atomic
 from undula.errors import InputError, UsageError
 from undula.io.datasets import read_json
-from undula.learn.progress import Progress
+from undula.learn.progress import Progress, silent
 from undula.locks import claims
 from undula.motion.evaluation import MotionScoring, Sparing
 from undula.motion.studies.arena import FITTED_WINDOWS, Arena
@@ -205,7 +205,7 @@ def run_part(
     Raises:
         InputError: It cannot be trained.
     """
-    place = _Workplace(runs=runs, out=out, progress=progress, say=_silent, keeps_times=False)
+    place = _Workplace(runs=runs, out=out, progress=progress, say=silent, keeps_times=False)
     arena = Arena(system, system.asked.scoring(protocol.scoring))
     if part.row == TRIVIAL:
         _trivial_rows(arena, place)
@@ -217,11 +217,6 @@ def run_part(
             row, {seed: one for seed, one in every.items() if seed == part.seed}, arena, place
         )
     return place.seconds
-
-
-def _silent(line: str) -> None:
-    """Say nothing: who started the process says what it does."""
-    del line
 
 
 @claims("out")

@@ -13,7 +13,7 @@ import numpy as np
 from undula import atomic
 from undula.errors import InputError, UsageError
 from undula.io.datasets import Dataset, read_json
-from undula.learn.progress import Progress
+from undula.learn.progress import Progress, silent
 from undula.locks import claims
 from undula.surface.forecasters import (
     BLURRED,
@@ -192,15 +192,10 @@ def run_part(
     Raises:
         InputError: It cannot be trained.
     """
-    place = _Workplace(runs=runs, out=out, progress=progress, say=_silent, keeps_times=False)
+    place = _Workplace(runs=runs, out=out, progress=progress, say=silent, keeps_times=False)
     [row] = _chosen(protocol, [part.row])
     _row(row, {part.seed: training_of(row, part.seed)}, roles, stages, place)
     return place.seconds
-
-
-def _silent(line: str) -> None:
-    """Say nothing: who started the process says what it does."""
-    del line
 
 
 @claims("out")
