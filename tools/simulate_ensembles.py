@@ -4,7 +4,8 @@
 
 Each STRUCTURE (PDB or mmCIF, one chain) gives NAME.pdb, the relaxed start, and NAME_R1.xtc,
 NAME_R2.xtc, …, the layout of the ATLAS database, heavy atoms only. A replica that is there
-already is left alone, so the same command goes on after a kill. Runs on OpenMM's fastest
+already is left alone, so the same command goes on after a kill: until the last is there, the state
+that all start from lies beside them in NAME.start.xml. Runs on OpenMM's fastest
 platform: a CUDA device if there is one, otherwise the processor.
 
 AMBER99SB-ILDN with OBC implicit solvent, no cut-off, or TIP3P water with PME (``--solvent
@@ -54,20 +55,22 @@ def simulate(path: Path, out: Path, options: argparse.Namespace) -> None:
     topology = mdtraj.Topology.from_openmm(modeller.topology)
     kept = topology.select("protein and not element H")
     solute = topology.subset(kept)
-    start_file = out / f"{name}.pdb"
-    if start_file.exists() and any(file.exists() for file in wanted):
-        raise SystemExit(f"{name}: some replicas are there; remove them to simulate all again")
-    simulation.context.setPositions(modeller.positions)
-    simulation.minimizeEnergy(maxIterations=500)
-    integrator.setRandomNumberSeed(1)
-    simulation.context.setVelocitiesToTemperature(TEMPERATURE, 1)
-    simulation.step(round(options.equilibration / STEP_PS))
-    start = simulation.context.getState(positions=True)
+    start_file, state_file = out / f"{name}.pdb", out / f"{name}.start.xml"
+    if state_file.exists():
+        start = openmm.XmlSerializer.deserialize(state_file.read_text())
+    elif any(file.exists() for file in wanted):
+        raise SystemExit(f"{name}: replicas without {state_file.name}; remove them to start again")
+    else:
+        start = relaxed(simulation, modeller.positions, options.equilibration)
+        stored(state_file, openmm.XmlSerializer.serialize(start))
+    simulation.context.setState(start)
     first = positions_of(simulation)[kept]
     mdtraj.Trajectory(first[None], solute).save_pdb(str(start_file))
     every = round(options.every / STEP_PS)
     frames = math.ceil(options.picoseconds / options.every)
     for replica, file in enumerate(wanted):
+        if file.exists():
+            continue
         begun = time.perf_counter()
         simulation.context.setState(start)
         simulation.context.setVelocitiesToTemperature(TEMPERATURE, 100 + replica)
@@ -88,6 +91,26 @@ def simulate(path: Path, out: Path, options: argparse.Namespace) -> None:
             f"{frames * options.every / 1000 / days:.0f} ns a day",
             flush=True,
         )
+    state_file.unlink()
+
+
+def relaxed(
+    simulation: app.Simulation, positions: unit.Quantity, picoseconds: float
+) -> openmm.State:
+    """Minimise, warm up for some time, and return the state from which all replicas start."""
+    simulation.context.setPositions(positions)
+    simulation.minimizeEnergy(maxIterations=500)
+    simulation.integrator.setRandomNumberSeed(1)
+    simulation.context.setVelocitiesToTemperature(TEMPERATURE, 1)
+    simulation.step(round(picoseconds / STEP_PS))
+    return simulation.context.getState(positions=True, velocities=True)
+
+
+def stored(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def main() -> None:
