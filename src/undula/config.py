@@ -21,7 +21,10 @@ from undula.surface.mixture_task import MixtureBatchConfig
 from undula.surface.model import SurfaceModelConfig
 from undula.surface.task import BatchConfig
 
-SURFACE_PRESETS = ("default", "deterministic", "contraction", "paper", "grid", "dsr", "dsr-paper")
+SURFACE_PRESETS = (
+    *("default", "deterministic", "contraction", "paper", "paper-small"),
+    *("grid", "dsr", "dsr-paper"),
+)
 MOTION_PRESETS = ("argon", "water", "alanine", "domino-paper")
 BASELINE_PRESETS = tuple(
     f"{kind}/{preset}" for kind in KINDS if kind != "domino" for preset in MOTION_PRESETS[:3]
@@ -77,11 +80,12 @@ class TrainConfig:
         out: The run folder; a run that was stopped goes on.
         preset: For any protein: "default" is what we recommend, "deterministic" the same without
             samples, "contraction" has experts on the protein's irreps, "paper" repeats MoE-DSR's
-            choices. For the proteins of the training alone: "grid" is what we recommend, "dsr"
-            has DSR's kind of network in its place, "dsr-paper" repeats DSR's choices. For atoms:
-            "argon", "water" and "alanine" are what we recommend for systems like these,
-            "domino-paper" has DoMiNO's published sizes and wants a GPU; the baselines have
-            theirs, such as "lg-ode/argon".
+            choices and wants a GPU, "paper-small" does so with narrower experts and fewer points.
+            For the proteins of the training alone: "grid" is what we recommend, "dsr" has DSR's
+            kind of network in its place, "dsr-paper" repeats DSR's choices. For atoms: "argon",
+            "water" and "alanine" are what we recommend for systems like these, "domino-paper"
+            has DoMiNO's published sizes and wants a GPU; the baselines have theirs, such as
+            "lg-ode/argon".
         mixture: The model for any protein, or none.
         protein: The model for its training proteins, or none.
         motion: DoMiNO, a model of moving atoms, or none.

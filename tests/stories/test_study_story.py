@@ -20,6 +20,7 @@ scoring: {frames: 2, samples: 200, members: 3}
 rows:
 - {name: ours, label: ours with 2 experts, set: &small {fit: {steps: 3}, mixture: {batch: {points: 32, proteins: 2, frames: 2}, model: {gate: {experts: 2}, cloud: {spacing: 3.0}}}}}
 - name: no-time
+  seeds: 1
   set: {fit: {steps: 3}, mixture: {batch: {points: 32, proteins: 2, frames: 2}, model: {cloud: {spacing: 3.0}, time: {kind: none}}}}
 tables:
 - {name: table-1, title: Models, kind: models, rows: [ours, no-time], published: {ours: {iou: 0.7028}}, differs: other proteins}
@@ -61,6 +62,7 @@ def test_every_table_is_printed_and_every_number_is_kept(workplace, capsys):
         "ours with 2 experts: samples", "frames of another replica (oracle, 1 of 2)",
         "other replica at the same time (oracle)", "majority of the other frames (oracle)",
         "n = 2 proteins: too few to judge", "other proteins", "0.7028", "its weights",
+        "over seeds 0, 1, where there is one; rows without ± have one seed",
         "sequence cluster", "secondary structure", "Of five_A there is one replica",
     ):  # fmt: skip
         assert part in printed, part
@@ -74,6 +76,8 @@ def test_every_table_is_printed_and_every_number_is_kept(workplace, capsys):
     about = json.loads((folder / "out" / "rows.json").read_text())
     assert list(about) == ["no-time", "ours"]
     assert about["ours"]["steps"] == [3, 3]
+    assert about["ours"]["seeds"] == [0, 1]
+    assert about["no-time"]["seeds"] == [0]
     assert about["ours"]["plateaus"] == [None, None]
     served = json.loads((folder / "out" / "table-3.json").read_text())["table-3-ours"]
     assert len(served["top_expert"]) == 4
@@ -103,7 +107,8 @@ def test_several_processes_make_the_same_files_from_nothing(workplace, tmp_path,
     again = [*words[:-1], str(tmp_path / "runs"), "-o", str(tmp_path / "out")]
     assert main([*again, "--jobs", "2"]) == 0
     said = capsys.readouterr()
-    assert "no-time, seed 1: done" in said.err
+    assert "ours, seed 1: done" in said.err
+    assert "no-time, seed 1" not in said.err
     for part in ("out", "runs"):
         known, found = everything(folder / part), everything(tmp_path / part)
         assert sorted(found) == sorted(known)
@@ -152,13 +157,13 @@ def test_a_plateau_is_never_judged_on_training_or_test_proteins(workplace, tmp_p
 
 def test_no_training_reads_a_test_protein(workplace):
     folder, _ = workplace
-    for row in ("ours", "no-time"):
-        from undula.surface.trained_mixture import TrainedMixture
+    from undula.surface.trained_mixture import TrainedMixture
 
-        found = TrainedMixture.load(folder / "runs" / row / "seed-1").provenance
+    for row, seed in (("ours", 0), ("ours", 1), ("no-time", 0)):
+        found = TrainedMixture.load(folder / "runs" / row / f"seed-{seed}").provenance
         assert [one["name"] for one in found["data"]] == ["four_A", "one_A"]
         assert found["validation"] == ["one_A"]
-        assert found["fit"]["seed"] == 1
+        assert found["fit"]["seed"] == seed
 
 
 def test_a_single_row_and_seed_may_be_taken(workplace, capsys):
@@ -263,7 +268,7 @@ def test_every_row_of_the_papers_protocol_is_a_training_and_the_dense_controls_a
         (active,), (total,) = weights[f"{prefix}dense-active"], weights[f"{prefix}dense-total"]
         assert active == pytest.approx(sum(weights[of][:2]), rel=0.02)
         assert total == pytest.approx(sum(weights[of]), rel=0.02)
-    assert weights["dsr"] == [1_839_421]
+    assert weights["dsr"] == [1_839_421]  # as published
     assert {"no-time", "shuffled-time", "coordinates"} <= set(weights)
 
 

@@ -457,11 +457,7 @@ def _notes(study: StudyResult, asked: StudyTable) -> list[str]:
     trained = _present(study, asked)
     counts = sorted({count for result in trained for count in result.steps})
     steps = " or ".join(f"{count:,}" for count in counts) or "no"
-    seeds = (
-        f"mean ± deviation over seeds {', '.join(map(str, protocol.seeds))}"
-        if len(protocol.seeds) > 1
-        else f"one seed ({protocol.seeds[0]}): no ±"
-    )
+    seeds = _seeds_text([result.seeds for result in trained], protocol.seeds)
     told = [
         f"{count} test proteins{'' if count >= ENOUGH else ' (too few to judge)'}, up to "
         f"{scoring.frames} frames of {scoring.replicas} trajectories each; {seeds}; trained for "
@@ -476,6 +472,17 @@ def _notes(study: StudyResult, asked: StudyTable) -> list[str]:
     if asked.published and asked.differs:
         told.append(f"Published numbers: {asked.differs}")
     return told
+
+
+def _seeds_text(each: Sequence[Sequence[int]], asked: Sequence[int]) -> str:
+    """Say with which seeds rows were trained, and which have no deviation."""
+    if all(len(seeds) == 1 for seeds in each):
+        return f"one seed ({asked[0]}): no ±"
+    fewer = ", where there is one; rows without ± have one seed"
+    return (
+        f"mean ± deviation over seeds {', '.join(map(str, asked))}"
+        f"{fewer if any(len(seeds) == 1 for seeds in each) else ''}"
+    )
 
 
 def _oracle_notes(study: StudyResult) -> list[str]:

@@ -96,6 +96,14 @@ def test_a_protocol_that_cannot_be_meant_is_refused(values, message):
         Protocol(name="p", **values)
 
 
+def test_a_row_may_do_with_fewer_seeds():
+    assert list(StudyRow(name="a").of([3, 1, 2])) == [3, 1, 2]
+    assert list(StudyRow(name="a", seeds=2).of([3, 1, 2])) == [3, 1]
+    assert list(StudyRow(name="a", seeds=5).of([3])) == [3]
+    with pytest.raises(UsageError, match="counted from 0"):
+        StudyRow(name="a", seeds=-1)
+
+
 def test_names_that_are_no_folders_and_empty_scoring_are_refused():
     for name in ("", "../up", "a b"):
         with pytest.raises(UsageError, match="no name for a row"):

@@ -26,18 +26,26 @@ class StudyRow:
         label: In the tables; by default the name.
         preset: What it starts from; one that serves any protein.
         set: Keys of the training configuration, nested, that differ from the preset.
+        seeds: So many of the protocol's seeds; 0 for all.
     """
 
     name: str
     label: str = ""
     preset: str = "default"
     set: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 0
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in ".-_" for c in self.name):
             raise UsageError(f"{self.name!r} is no name for a row: letters, digits, dots, dashes")
         if not self.label:
             object.__setattr__(self, "label", self.name)
+        if self.seeds < 0:
+            raise UsageError(f"row {self.name}: seeds are counted from 0")
+
+    def of(self, seeds: Sequence[int]) -> Sequence[int]:
+        """Return those of a protocol's seeds that this row is trained with."""
+        return seeds[: self.seeds or len(seeds)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +166,7 @@ class Protocol:
         name: Of the study.
         rows: What is trained.
         proteins: On which proteins it is trained and scored.
-        seeds: One run for each row and seed.
+        seeds: One run for each row and seed; a row may do with fewer.
         scoring: How.
         tables: What is printed.
     """

@@ -233,7 +233,9 @@ def run_study(
         InputError: A test protein is trained on; no row could be trained.
     """
     chosen = _chosen(protocol, only)
-    plans = [(row, {seed: training_of(row, seed) for seed in protocol.seeds}) for row in chosen]
+    plans = [
+        (row, {seed: training_of(row, seed) for seed in row.of(protocol.seeds)}) for row in chosen
+    ]
     place = _Workplace(runs=runs, out=out, progress=progress, say=say)
     similar = relatives(roles.test, roles.training)
     seconds, failed = ({}, {}) if elsewhere is None else elsewhere(_parts(plans))
