@@ -29,7 +29,7 @@ from undula.viz.export import surface_table
 
 ROOT = Path(__file__).parents[1]
 RUNS, ENSEMBLES = ROOT / "runs", ROOT / "ensembles"
-TEST = ("1vii_A", "1yzm_A")
+TEST = ("1vii_A", "1yzm_A", "5dma_A", "5z2s_A")
 """Proteins that neither training nor the choice of the model's form has read."""
 FRAMES = 10
 """Frames of each replica that are scored, evenly spaced."""

@@ -34,7 +34,7 @@ def test_the_page_says_what_the_results_say(tool):
 def test_without_results_there_is_no_number_of_ours(tool, tmp_path):
     page = tool.written(PAGE.read_text(encoding="utf-8"), tmp_path)
     assert lines(page, "DoMiNO (ours)")[0] == ["0.1786", "not yet trained", "–", "–", "–"]
-    assert lines(page, "MoE-DSR (paper)")[0] == [
+    assert lines(page, "MoE-DSR (paper, half as wide)")[0] == [
         "0.7028", "0.0039", "0.6723", "not yet trained", "–", "–", "–",
     ]  # fmt: skip
     assert "(trivial) | –" not in page
@@ -55,11 +55,11 @@ def test_scores_of_surfaces_stand_beside_the_steps_of_each_seed(tool, tmp_path):
     folder = tmp_path / "moe-dsr" / "all"
     folder.mkdir(parents=True)
     mean = {"iou": 0.6, "chamfer_paper": 0.01, "normal_consistency_paper": 0.5}
-    row = {"name": "MoE-DSR (paper)", "kind": "model", "mean": mean}
+    row = {"name": "MoE-DSR (paper, half as wide)", "kind": "model", "mean": mean}
     (folder / "table-1.json").write_text(json.dumps({"rows": [row]}))
     (folder / "rows.json").write_text(json.dumps({"moe-dsr": {"steps": [20000, 40000]}}))
     page = tool.written(PAGE.read_text(encoding="utf-8"), tmp_path)
-    assert lines(page, "MoE-DSR (paper)")[0] == [
+    assert lines(page, "MoE-DSR (paper, half as wide)")[0] == [
         "0.7028", "0.0039", "0.6723", "0.6000", "0.0100", "0.5000", "20,000, 40,000",
     ]  # fmt: skip
 
