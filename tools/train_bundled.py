@@ -23,6 +23,7 @@ from undula.io.structures import load_structure
 from undula.io.trajectories import load_trajectory
 from undula.surface.evaluation import EvaluationConfig, evaluate
 from undula.surface.forecast import forecast
+from undula.surface.forecasters import OTHERS
 from undula.surface.trained import TRIVIAL, WEIGHTS, TrainedSurface
 from undula.surface.trained_mixture import TrainedMixture
 from undula.viz.export import surface_table
@@ -172,8 +173,9 @@ def means(found: object) -> dict[str, dict[str, float]]:
 def table(rows: list[tuple[str, dict[str, dict[str, float]]]]) -> str:
     """Return IoU and Chamfer distance (Å) of model and trivial rows as Markdown, with means."""
     names = list(rows[0][1])
+    heads = [f"{name} (oracle)" if name == OTHERS else name for name in names]
     lines = [
-        "| protein | " + " | ".join(f"{name}, IoU / Å" for name in names) + " |",
+        "| protein | " + " | ".join(f"{head}, IoU / Å" for head in heads) + " |",
         "| --- |" + " --- |" * len(names),
     ]
     for name, found in rows:
