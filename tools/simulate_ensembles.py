@@ -26,6 +26,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
+from undula import atomic
 from undula.data.simulation.proteins import FRICTION_PER_PS, protein_system, repaired
 from undula.errors import InputError
 
@@ -62,7 +63,7 @@ def simulate(path: Path, out: Path, options: argparse.Namespace) -> None:
         raise SystemExit(f"{name}: replicas without {state_file.name}; remove them to start again")
     else:
         start = relaxed(simulation, modeller.positions, options.equilibration)
-        stored(state_file, openmm.XmlSerializer.serialize(start))
+        atomic.write(state_file, openmm.XmlSerializer.serialize(start))
     simulation.context.setState(start)
     first = positions_of(simulation)[kept]
     mdtraj.Trajectory(first[None], solute).save_pdb(str(start_file))
@@ -104,13 +105,6 @@ def relaxed(
     simulation.context.setVelocitiesToTemperature(TEMPERATURE, 1)
     simulation.step(round(picoseconds / STEP_PS))
     return simulation.context.getState(positions=True, velocities=True)
-
-
-def stored(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from undula.cli.options import (
     STRICT,
     STRUCTURE_OPTIONS,
     flush_denormals,
+    instead,
     parse,
     parser,
     seed,
@@ -262,9 +262,7 @@ def _model(name: str, bundled: dict[str, Path]) -> Path:
     if name in bundled:
         return bundled[name]
     if not Path(name).is_dir():
-        near = get_close_matches(name, bundled, n=1)
-        hint = (
-            f"; did you mean {near[0]}?" if near else f"; there are {', '.join(bundled) or 'none'}"
+        raise InputError(
+            f"{name} is neither a run folder nor a bundled model{instead(name, bundled)}"
         )
-        raise InputError(f"{name} is neither a run folder nor a bundled model{hint}")
     return Path(name)

@@ -73,7 +73,7 @@ MEMORY_LIMIT: dict[str, Any] = {
 def instead(name: str, known: Collection[str]) -> str:
     """Return how a sentence about an unknown name ends: with the nearest, or all there are."""
     near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known) or 'none'}"
 
 
 def run_action(

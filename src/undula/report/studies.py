@@ -476,12 +476,13 @@ def _notes(study: StudyResult, asked: StudyTable) -> list[str]:
 
 def _seeds_text(each: Sequence[Sequence[int]], asked: Sequence[int]) -> str:
     """Say with which seeds rows were trained, and which have no deviation."""
-    if all(len(seeds) == 1 for seeds in each):
-        return f"one seed ({asked[0]}): no ±"
-    fewer = ", where there is one; rows without ± have one seed"
+    most = max(each, key=len, default=asked)
+    if len(most) == 1:
+        return f"one seed ({most[0]}): no ±"
+    fewer = any(len(seeds) == 1 for seeds in each)
     return (
-        f"mean ± deviation over seeds {', '.join(map(str, asked))}"
-        f"{fewer if any(len(seeds) == 1 for seeds in each) else ''}"
+        f"mean ± deviation over seeds {', '.join(map(str, most))}"
+        f"{', where there is one; rows without ± have one seed' if fewer else ''}"
     )
 
 
