@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from undula.errors import InputError
+from undula.nn.rows import rows_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,13 +77,11 @@ class AtomGraph:
 
     def from_senders(self, values: Float[Tensor, "atoms ..."]) -> Float[Tensor, "pairs ..."]:
         """Return the sender's row for each pair; differentiable, the same bytes each time."""
-        rows = functional.embedding(self.senders, values.flatten(1))
-        return rows.unflatten(1, values.shape[1:])
+        return rows_of(values.flatten(1), self.senders).unflatten(1, values.shape[1:])
 
     def from_receivers(self, values: Float[Tensor, "atoms ..."]) -> Float[Tensor, "pairs ..."]:
         """Return the receiver's row for each pair; differentiable, the same bytes each time."""
-        rows = functional.embedding(self.receivers, values.flatten(1))
-        return rows.unflatten(1, values.shape[1:])
+        return rows_of(values.flatten(1), self.receivers).unflatten(1, values.shape[1:])
 
     def sums(self, values: Float[Tensor, "pairs ..."]) -> Float[Tensor, "atoms ..."]:
         """Sum the rows of the pairs of each receiver; 0 for an atom that hears nobody."""

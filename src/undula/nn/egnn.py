@@ -38,7 +38,8 @@ from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
-from undula.nn.painn import LEAST, Norm, check_kinds, drawn_linear, pair_weights, through
+from undula.nn.painn import LEAST, Norm, check_kinds, drawn_linear, pair_weights
+from undula.nn.products import through
 from undula.nn.radial import RadialConfig, RadialNetwork, cosine_cutoff
 
 

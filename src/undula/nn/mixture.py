@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undula.errors import UsageError
+from undula.nn.rows import rows_of
 
 _WEYL, _FIRST, _SECOND = (
     number - (1 << 64) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -314,9 +315,8 @@ class Dispatch:
         wanted = gating.chosen[owner].flatten()
         by_expert, order = wanted.sort(stable=True)
         self._rows = order.div(gating.chosen.shape[1], rounding_mode="floor")
-        # Looked up as embeddings: indexing would sum their gradient in the order of the threads.
         place = owner[self._rows] * experts + by_expert
-        self._weights = functional.embedding(place, gating.weights.reshape(-1, 1))[:, 0]
+        self._weights = rows_of(gating.weights.reshape(-1, 1), place)[:, 0]
         tallies = [
             torch.bincount(one, minlength=experts) for one in (wanted, gating.chosen.flatten())
         ]

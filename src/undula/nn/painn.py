@@ -49,7 +49,7 @@ from torch.nn import functional
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
 from undula.nn.painn_kernels import add_derivatives, add_messages
-from undula.nn.products import linear
+from undula.nn.products import through
 from undula.nn.radial import RadialConfig, RadialNetwork, RadialWeights
 
 Result = TypeVar("Result")
@@ -289,11 +289,6 @@ def drawn_linear(
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def through(layer: nn.Linear, rows: Float[Tensor, "n inner"]) -> Float[Tensor, "n outer"]:
-    """Apply a linear layer by the faster product."""
-    return linear(rows, layer.weight, layer.bias)
 
 
 def neighbour_sums(

@@ -44,17 +44,16 @@ def add_messages(
         for pair in range(starts[i], starts[i + _ONE]):
             j, low, share = senders[pair], lower[pair], part[pair]
             high = low + _ONE
+            x, y, z = directions[pair, 0], directions[pair, 1], directions[pair, 2]
             for c in range(twice + channels):
                 weight = rows[low, c] + share * (rows[high, c] - rows[low, c])
                 product[c] = weight * features[j, c]
             for c in range(channels):
+                carried, along = product[channels + c], product[twice + c]
                 scalar_sums[i, c] += product[c]
-            for k in range(np.uint64(3)):
-                along = directions[pair, k]
-                for c in range(channels):
-                    vector_sums[i, k, c] += (
-                        product[channels + c] * vectors[j, k, c] + product[twice + c] * along
-                    )
+                vector_sums[i, 0, c] += carried * vectors[j, 0, c] + along * x
+                vector_sums[i, 1, c] += carried * vectors[j, 1, c] + along * y
+                vector_sums[i, 2, c] += carried * vectors[j, 2, c] + along * z
 
 
 @_compiled

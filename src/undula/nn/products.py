@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -59,6 +59,11 @@ def linear(
     if kind != "cpu" or torch.is_autocast_enabled(kind) or torch.compiler.is_compiling():
         return functional.linear(inputs, weight, bias)
     return _Linear.apply(inputs, weight, bias)
+
+
+def through(layer: nn.Linear, rows: Float[Tensor, "rows inner"]) -> Float[Tensor, "rows columns"]:
+    """Apply a linear layer by `linear`."""
+    return linear(rows, layer.weight, layer.bias)
 
 
 class _Linear(torch.autograd.Function):

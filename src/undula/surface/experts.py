@@ -24,8 +24,8 @@ from undula.errors import UsageError
 from undula.nn.harmonics import solid_harmonics
 from undula.nn.implicit import ImplicitConfig
 from undula.nn.radial_sums import KNOTS
+from undula.nn.rows import rows_of
 from undula.surface.atoms import CHANNELS
-from undula.surface.backbones.grouping import rows_of
 from undula.surface.first_frame import REACH, LocalConfig
 
 _FILTERS = ((1.0, 1.5), (4.0, 3.0))

@@ -19,8 +19,8 @@ from undula.learn.checkpoint import check_dtypes
 from undula.nn.implicit import ImplicitConfig, ImplicitNetwork
 from undula.nn.mixture import Dispatch, Gate, GateConfig, Gating, mixture
 from undula.nn.radial import RadialConfig
+from undula.nn.rows import rows_of
 from undula.surface.backbones.dmasif import DMaSIF, DMaSIFConfig
-from undula.surface.backbones.grouping import rows_of
 from undula.surface.backbones.point_transformer import PointTransformer, PointTransformerConfig
 from undula.surface.backbones.pointcnn import PointCNN, PointCNNConfig
 from undula.surface.backbones.pointmlp import PointMLP, PointMLPConfig

@@ -98,16 +98,18 @@ def probability_flow(
 
     .. math:: \frac{dy}{d\varphi} = v(y, \varphi)
 
-    is solved by the midpoint rule from the last step of the diffusion to the first, at angles that
-    crowd towards it as squares do; then, with one more evaluation,
-    :math:`x = \alpha y - \sigma v`. With 49 evaluations it is off by 0.05 % of the spread where
-    x is normal with spread 1, by 2 % for spread 0.2, by 20 % at most for spread 0.05.
+    is solved by the second-order rule of Adams and Bashforth (one evaluation a step, with the
+    turning of the step before; the first step is Euler's) from the last step of the diffusion to
+    the first, at angles that crowd towards it as powers of 2.5 do; then, with one more
+    evaluation, :math:`x = \alpha y - \sigma v`. Where x is normal with spread 1 the spread of
+    what is drawn is right to 0.02 %; for spread 0.2 it is 2 % too narrow with 11 evaluations and
+    1 % with 25, for spread 0.05 10 and 7 %.
 
     Args:
         turning: Tells v.
         start: Normal noise.
         schedule: Of the diffusion.
-        evaluations: Calls of ``turning``, at most; an odd number is used whole.
+        evaluations: Calls of ``turning``.
 
     Returns:
         x: the same for the same start.
@@ -121,10 +123,11 @@ def probability_flow(
     if evaluations < 3:
         raise UsageError(f"a sampler needs at least 3 evaluations, not {evaluations}")
     first, last = schedule.angle(1), schedule.angle(schedule.steps)
-    angles = first + (last - first) * np.linspace(1, 0, (evaluations - 1) // 2 + 1) ** 2
-    state = start
+    angles = first + (last - first) * np.linspace(1, 0, evaluations) ** 2.5
+    state, before, ago = start, None, 1.0
     for a, b in pairwise(angles.tolist()):
-        width = b - a
-        middle = state + width / 2 * turning(state, schedule.step_at(a))
-        state = state + width * turning(middle, schedule.step_at(a + width / 2))
+        width, turned = b - a, turning(state, schedule.step_at(a))
+        change = turned - (turned if before is None else before)
+        state = state + width * (turned + width / ago / 2 * change)
+        before, ago = turned, width
     return schedule.alpha(1) * state - schedule.sigma(1) * turning(state, 1.0)

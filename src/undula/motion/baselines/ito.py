@@ -21,7 +21,7 @@ kind and not by an index; displacements are in units of their lag (there all len
 unit), unwrapped, and noised displacements are vector inputs on the graph of the present (there a
 second graph is made of noised positions, which means nothing in a box at long lags); the network
 mirrors as well (there it has a cross product); v is learned instead of ε, which are the same but
-for weights by step; samples come from the probability flow in 49 evaluations (there DPM-Solver in
+for weights by step; samples come from the probability flow in 25 evaluations (there DPM-Solver in
 50). As there, it does not see velocities unless asked to.
 """
 
@@ -104,13 +104,13 @@ class ItoSampling:
     """How futures are drawn.
 
     Attributes:
-        evaluations: Calls of the network for a step, at most; see `probability_flow`.
+        evaluations: Calls of the network for a step; see `probability_flow`.
         draws: Samples whose mean is the forecast.
         sane: A sample has diverged when an atom is farther from now than this many times the
             usual displacement along an axis.
     """
 
-    evaluations: int = 49
+    evaluations: int = 25
     draws: int = 16
     sane: float = 12.0
 

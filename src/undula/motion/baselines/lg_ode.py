@@ -43,6 +43,8 @@ from undula.motion.windows import Window
 from undula.nn.atom_graph import AtomGraph
 from undula.nn.gated import linear
 from undula.nn.ode.solve import Solution, SolverConfig, solve
+from undula.nn.products import through
+from undula.nn.rows import rows_of
 
 INPUTS = 7
 """Way from now, velocity, whether velocities were recorded."""
@@ -286,12 +288,10 @@ class GTrans(nn.Module):
         assert graph.kinds is not None
         sender, wave = 2 * graph.senders + graph.kinds, 2 * which + graph.kinds
 
-        def said(layer: nn.Module, of_way: nn.Module) -> Float[Tensor, "pairs features"]:
-            rows = layer(own).unflatten(1, (2, -1)).flatten(0, 1)
+        def said(layer: nn.Linear, of_way: nn.Linear) -> Float[Tensor, "pairs features"]:
+            rows = through(layer, own).unflatten(1, (2, -1)).flatten(0, 1)
             table = layer(waves).unflatten(1, (2, -1)).flatten(0, 1)
-            return (
-                functional.embedding(sender, rows) + functional.embedding(wave, table) + of_way(way)
-            )
+            return rows_of(rows, sender) + rows_of(table, wave) + through(of_way, way)
 
         keys = said(self.keys, self.way_keys)
         scores = (keys * graph.from_receivers(self.asked(own))).sum(dim=1) / sqrt(own.shape[1])
@@ -407,7 +407,7 @@ class Interaction(nn.Module):
         """Compute the slopes; ``way`` is what the layer of that name makes of the graph."""
         pairs = graph.from_receivers(self.receiving(state))
         pairs = pairs + graph.from_senders(self.sending(state)) + way
-        heard = graph.sums(functional.silu(self.pair(functional.silu(pairs))))
+        heard = graph.sums(functional.silu(through(self.pair, functional.silu(pairs))))
         hidden = functional.silu(self.inner(torch.cat([state, heard], dim=1)))
         return self.outer(hidden)
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from undula.errors import MachineError, UsageError
+from undula.nn.rows import rows_of
 
 State = tuple[Tensor, ...]
 """What moves: tensors with equally many rows, such as scalars and vectors of atoms."""
@@ -157,7 +157,7 @@ def _mixed(
     """Sum what stands at both ends of the pieces, weighted."""
     ends = ((states, low), (states, high), (slopes, low), (slopes, high))
     first, *others = (
-        weight[:, None] * functional.embedding(place, rows)
+        weight[:, None] * rows_of(rows, place)
         for weight, (rows, place) in zip(weights, ends, strict=True)
     )
     return sum(others, first)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undula.errors import UsageError
-from undula.surface.backbones.grouping import protein_maximum, protein_mean, rows_of
+from undula.nn.rows import rows_of
+from undula.surface.backbones.grouping import protein_maximum, protein_mean
 from undula.surface.backbones.layers import BackboneConfig, drawn_linear, readout
 from undula.surface.clouds import RouterCloud
 from undula.surface.router import RouterOutput

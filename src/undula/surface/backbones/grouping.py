@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from undula.geometry.neighbours import nearest
 from undula.geometry.sampling import farthest_points
@@ -131,17 +130,6 @@ def owners(sizes: Sequence[int], like: Tensor) -> Int[Tensor, " m"]:
     numbers = torch.arange(len(sizes), device=like.device)
     repeats = torch.tensor(sizes, device=like.device)
     return numbers.repeat_interleave(repeats, output_size=sum(sizes))
-
-
-def rows_of(
-    values: Float[Tensor, "n channels"], index: Int[Tensor, "*shape"]
-) -> Float[Tensor, "*shape channels"]:
-    """Look up rows, as ``values[index]`` does, with the same bytes of gradient each time.
-
-    Indexing adds up the gradient of a row that is looked up often in whatever order the threads
-    of a CPU come; the lookup of embeddings has one order and is as fast.
-    """
-    return functional.embedding(index, values)
 
 
 def protein_sum(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undula.errors import UsageError
+from undula.nn.rows import rows_of
 from undula.surface.backbones.grouping import (
     ANGSTROM_PER_UNIT,
     levels,
     nearest_members,
     protein_mean,
-    rows_of,
 )
 from undula.surface.backbones.layers import BackboneConfig, drawn_linear, pointwise, readout
 from undula.surface.clouds import RouterCloud

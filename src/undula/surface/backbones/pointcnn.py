@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from undula.surface.backbones.grouping import levels, nearest_members, protein_mean, rows_of
+from undula.nn.rows import rows_of
+from undula.surface.backbones.grouping import levels, nearest_members, protein_mean
 from undula.surface.backbones.layers import (
     BackboneConfig,
     drawn_linear,

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from undula.errors import UsageError
-from undula.surface.backbones.grouping import Level, ball_members, levels, protein_maximum, rows_of
+from undula.nn.rows import rows_of
+from undula.surface.backbones.grouping import Level, ball_members, levels, protein_maximum
 from undula.surface.backbones.layers import BackboneConfig, pointwise, readout
 from undula.surface.clouds import RouterCloud
 from undula.surface.router import RouterOutput
