@@ -5,7 +5,8 @@
 Each model is the first row and seed of ``undula evaluate --protocol domino``: this prepares the
 recordings, runs that, and copies weights and tables into the package. Recordings come from the
 shared data (``../shared/data``) where they are there, else from ``undula simulate`` with the same
-sizes. On two cores of a CPU it takes about half an hour a system; it goes on where it was stopped.
+sizes. Each is trained until its plateau, about an hour of one core a system; it goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def bundle(system: str, folder: Path, work: Path) -> None:
     """Train and score by the protocol, then copy the weights and write the card."""
     runs, out = work / "runs", work / f"study-{system}"
     places = ["--data", str(folder), "--runs", str(runs), "-o", str(out)]
-    run(["evaluate", "--protocol", "domino", *places, "--only", "domino", "--seeds", "0"])
+    row = ["--only", "domino", "--seeds", "0", "--until-plateau"]
+    run(["evaluate", "--protocol", "domino", *places, *row])
     home = BUNDLED / NAMES[system] / "motion"
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(runs / system / "domino" / "seed-0" / WEIGHTS, home / WEIGHTS)
