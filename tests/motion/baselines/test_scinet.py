@@ -22,6 +22,7 @@ from undula.learn.recipe import FitConfig
 from undula.learn.task import Task
 from undula.motion.baselines.background import Background, Scales
 from undula.motion.baselines.scinet import (
+    Dropout,
     SCINet,
     SCINetConfig,
     SCINetTask,
@@ -95,6 +96,16 @@ def test_one_splitting_is_the_formula():
     found = block(sequence)
     torch.testing.assert_close(found[..., ::2], first + block.eta(second))
     torch.testing.assert_close(found[..., 1::2], second - block.rho(first))
+
+
+def test_dropout_leaves_out_its_share_keeps_the_mean_and_rests_after_training():
+    layer, values = Dropout(0.3), torch.ones(200, 100, requires_grad=True)
+    left = layer(values)
+    assert left.unique().tolist() == [0, pytest.approx(1 / 0.7)]
+    assert float((left == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    left.sum().backward()
+    assert torch.equal(values.grad, left)
+    assert torch.equal(layer.eval()(values), values)
 
 
 def test_lies_on_a_line_between_knots_and_starts_at_now():
