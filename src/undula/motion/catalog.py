@@ -146,7 +146,7 @@ class FittedKind:
     make: Callable[[Any], AtomForecaster]
 
 
-_SKILL = PlateauConfig(measure="skill_near", gain=0.01)
+_SKILL = PlateauConfig(measure="skill_near", gain=0.01, cycles=16)
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
