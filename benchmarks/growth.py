@@ -26,7 +26,8 @@ from torch import Tensor
 
 from surface import heavy, packed
 from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig, prepare
+from undula.data.prepare import prepare
+from undula.data.prepare_config import PrepareConfig
 from undula.geometry.isosurface import extract
 from undula.geometry.molecular_surface import molecular_surface
 from undula.io.structures import load_structure

@@ -195,8 +195,9 @@ def motion(case: Mapping[str, Any], folder: Path) -> tuple[int, float]:
 def prepare(case: Mapping[str, Any], folder: Path) -> tuple[int, float]:
     """Prepare surfaces; return estimates of memory and time."""
     from undula.data.estimates import prepare_estimate
-    from undula.data.prepare import PrepareConfig, chosen_structure
+    from undula.data.prepare import chosen_structure
     from undula.data.prepare import prepare as prepared
+    from undula.data.prepare_config import PrepareConfig
 
     topology, path = trembling(int(case["copies"]), int(case["frames"]), folder)
     config = PrepareConfig(stride=int(case.get("stride", 1)))

@@ -23,7 +23,8 @@ import numpy as np
 from measuring import in_turns, keep, one_thread, ratio, shown
 
 from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig, prepare
+from undula.data.prepare import prepare
+from undula.data.prepare_config import PrepareConfig
 from undula.io.datasets import PreparedTrajectory
 from undula.io.structures import load_structure
 from undula.io.trajectories import load_trajectory

@@ -27,7 +27,8 @@ from measuring import cpu_seconds, keep, one_thread
 from torch import Tensor
 
 from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig, prepare, surface_of
+from undula.data.prepare import prepare, surface_of
+from undula.data.prepare_config import PrepareConfig
 from undula.geometry.comparison import intersection_over_union
 from undula.geometry.lattice import Lattice
 from undula.geometry.sampling import around_surface, local_scale, near_surface, uniform_in_box

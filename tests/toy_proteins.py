@@ -7,7 +7,8 @@ from pathlib import Path
 import mdtraj
 
 from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig, prepare
+from undula.data.prepare import prepare
+from undula.data.prepare_config import PrepareConfig
 
 RESIDUES = {"one_A": 0, "two_A": 7, "four_A": 21, "five_A": 27}
 SMALL = PrepareConfig(near=64, local=32, uniform=32, frames_per_shard=5)

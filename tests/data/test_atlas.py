@@ -11,7 +11,7 @@ from tests.loopback import serving
 from undula.data import atlas
 from undula.data.atlas import fetch, prepare_atlas, proteins
 from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig
+from undula.data.prepare_config import PrepareConfig
 from undula.errors import InputError, MachineError, UsageError
 from undula.io.datasets import open_dataset
 from undula.io.downloads import DownloadConfig, verify_fetched

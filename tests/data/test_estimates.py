@@ -13,7 +13,7 @@ from undula.data.estimates import (
     used_frames,
 )
 from undula.data.observed import check_frames
-from undula.data.prepare import PrepareConfig
+from undula.data.prepare_config import PrepareConfig
 from undula.errors import MachineError
 from undula.estimates import resident_bytes
 from undula.io.structures import load_structure

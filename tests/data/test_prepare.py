@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from undula.data.prepare import PrepareConfig, aligned, labelled_points, prepare, surface_of
+from undula.data.prepare import aligned, labelled_points, prepare, surface_of
+from undula.data.prepare_config import PrepareConfig
 from undula.errors import InputError, UsageError
 from undula.geometry.frames import rmsd
 from undula.io.datasets import open_dataset

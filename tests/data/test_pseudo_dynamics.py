@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig, aligned, surface_of
+from undula.data.prepare import aligned, surface_of
+from undula.data.prepare_config import PrepareConfig
 from undula.data.pseudo_dynamics import (
     ORIGIN,
     PseudoDynamicsConfig,

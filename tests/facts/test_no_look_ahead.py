@@ -9,7 +9,8 @@ import torch
 from tests.breathing import Breathing
 from tests.surface.mixtures import CONTRACTION, LOCAL, PAPER, bound, fresh, stirred
 
-from undula.data.prepare import PrepareConfig, prepare
+from undula.data.prepare import prepare
+from undula.data.prepare_config import PrepareConfig
 from undula.geometry.lattice import Lattice
 from undula.surface.elastic_ensemble import elastic_ensemble
 from undula.surface.forecast import forecast

@@ -10,7 +10,8 @@ import torch
 from tests.surface.mixtures import LOCAL
 
 from undula.data.bundled import villin
-from undula.data.prepare import PrepareConfig, prepare
+from undula.data.prepare import prepare
+from undula.data.prepare_config import PrepareConfig
 from undula.io.datasets import Dataset
 from undula.learn.fit import FitConfig
 from undula.learn.progress import SilentProgress

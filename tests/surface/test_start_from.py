@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from undula import atomic
-from undula.data.prepare import PrepareConfig
+from undula.data.prepare_config import PrepareConfig
 from undula.data.pseudo_dynamics import ORIGIN, PseudoDynamicsConfig, prepare_static
 from undula.errors import InputError, UsageError
 from undula.learn.fit import FitConfig

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from undula.data.prepare import PrepareConfig, prepare
+from undula.data.prepare import prepare
+from undula.data.prepare_config import PrepareConfig
 from undula.errors import InputError
 from undula.nn.implicit import ImplicitConfig
 from undula.surface.losses import LossConfig

@@ -15,7 +15,7 @@ from undula.estimates import asked_bytes
 from undula.notices import from_json, tell
 
 if TYPE_CHECKING:
-    from undula.data.prepare import PrepareConfig
+    from undula.data.prepare_config import PrepareConfig
 
 
 def run(words: Sequence[str]) -> int:
@@ -233,7 +233,7 @@ def _add_rules(p: ArgumentParser, stride: int | None = None) -> None:
 
 
 def _config(options: Namespace) -> PrepareConfig:
-    from undula.data.prepare import PrepareConfig
+    from undula.data.prepare_config import PrepareConfig
 
     known = {f.name for f in fields(PrepareConfig)}
     return PrepareConfig(**{k: v for k, v in vars(options).items() if k in known})

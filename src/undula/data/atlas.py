@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from undula import atomic
-from undula.data.prepare import PrepareConfig, check_free, prepare, write_record
+from undula.data.prepare import check_free, prepare, write_record
+from undula.data.prepare_config import PrepareConfig
 from undula.errors import InputError, UsageError
 from undula.io.archives import archive_members, extract
 from undula.io.datasets import Dataset

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from undula.data.prepare_config import PrepareConfig
 from undula.estimates import (
     Estimate,
     check_fits,
@@ -22,9 +22,6 @@ from undula.geometry.extent import extent
 from undula.io.scratch import HELD_BYTES
 from undula.io.trajectories import open_trajectory
 from undula.types import Structure
-
-if TYPE_CHECKING:
-    from undula.data.prepare import PrepareConfig
 
 PER_READ = 165
 """Bytes for each atom of each frame that is read, made whole, checked and posed."""

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undula.data.prepare import (
-    PrepareConfig,
     aligned,
     begin,
     check_free,
@@ -30,6 +29,7 @@ from undula.data.prepare import (
     write_dataset,
     write_record,
 )
+from undula.data.prepare_config import PrepareConfig
 from undula.errors import InputError, UsageError
 from undula.geometry.elastic_network import anisotropic_network_modes
 from undula.geometry.neighbours import search_tree
