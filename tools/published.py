@@ -21,7 +21,6 @@ from typing import Any
 from undula import atomic
 from undula.cli.configured import read_motion_protocol, read_protocol
 from undula.errors import InputError
-from undula.io.datasets import read_json
 from undula.report.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +42,7 @@ def take(folder: Path, results: Path = RESULTS) -> Path:
     """
     if not (folder / "table-1.json").is_file():
         raise InputError(f"{folder} holds no study with a table-1.json")
-    tables = {path.name: read_json(path) for path in sorted(folder.glob("*.json"))}
+    tables = {path.name: atomic.read_json(path) for path in sorted(folder.glob("*.json"))}
     tables.pop(_TIMES, None)
     for name, table in tables.items():
         for text in _texts(table):
@@ -85,7 +84,7 @@ class Motion:
         self.protocol = read_motion_protocol("domino")
         self.folders: dict[str, Path] = {}
         for path in sorted((results / "domino").glob("*/table-1.json")):
-            for name in _systems(read_json(path)):
+            for name in _systems(atomic.read_json(path)):
                 # A study of one system is newer than one of all: it was taken for its own sake.
                 if name not in self.folders or path.parent.name == name:
                     self.folders[name] = path.parent
@@ -99,7 +98,7 @@ class Motion:
     def values(self, system: str, name: str) -> dict[str, Any]:
         """Return a table of a system; empty where it is not there."""
         path = self.folders[system] / name if system in self.folders else None
-        return read_json(path) if path is not None and path.is_file() else {}
+        return atomic.read_json(path) if path is not None and path.is_file() else {}
 
     def mean(self, system: str, row: str, measure: str) -> float | None:
         """Return the error of a row over the whole horizon."""
@@ -277,7 +276,7 @@ class Surfaces:
     def values(self, name: str) -> dict[str, Any]:
         """Return a table; empty where it is not there."""
         path = self.folder / f"{name}.json"
-        return read_json(path) if path.is_file() else {}
+        return atomic.read_json(path) if path.is_file() else {}
 
     def asked(self, name: str) -> Any:
         """Return what the protocol says of a table."""

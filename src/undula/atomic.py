@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from undula.errors import MachineError
+from undula.errors import InputError, MachineError, one_line
 
 OWN_PREFIX = ".undula-"
 """With which names begin that are no part of a result."""
@@ -129,6 +129,23 @@ def parsed_json(content: bytes | str) -> Any:
         return json.loads(content, parse_constant=number, parse_float=number)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: The file is missing, not JSON, or not an object.
+    """
+    try:
+        value = parsed_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} should hold a JSON object")
+    return value
 
 
 def write_array(path: Path, array: np.ndarray) -> str:

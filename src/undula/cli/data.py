@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from undula import atomic
 from undula.cli.options import parse, parser, run_action, seed
 from undula.errors import InputError, UsageError
 from undula.locks import claimed
@@ -179,7 +180,7 @@ def _verify(words: Sequence[str]) -> int:
     )
     options = parse(p, words)
 
-    from undula.io.datasets import open_dataset, read_json
+    from undula.io.datasets import open_dataset
     from undula.io.downloads import verify_fetched
     from undula.io.recordings import KIND, open_recordings
 
@@ -187,7 +188,7 @@ def _verify(words: Sequence[str]) -> int:
         if (folder / f"{folder.resolve().name}.json").exists():
             print(f"{folder}: {len(verify_fetched(folder)['files'])} files as fetched")
         elif (folder / "manifest.json").exists() and (
-            read_json(folder / "manifest.json").get("kind") == KIND
+            atomic.read_json(folder / "manifest.json").get("kind") == KIND
         ):
             recordings = open_recordings(folder)
             recordings.verify()

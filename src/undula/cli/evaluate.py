@@ -21,10 +21,9 @@ from undula.cli.options import (
     seed,
     tell_estimate,
 )
-from undula.cli.processes import in_processes
+from undula.cli.processes import AnyPart, in_processes
 from undula.errors import InputError, Notice, UsageError
 from undula.estimates import asked_bytes, memory_limit
-from undula.locks import claimed
 from undula.notices import merged, refuse, tell, write_report
 
 if TYPE_CHECKING:
@@ -254,11 +253,7 @@ def _run_study(words: Sequence[str]) -> int:
         only=options.only,
         progress=lambda: progress_on(sys.stderr),
         say=lambda line: print(line, file=sys.stderr, flush=True),
-        elsewhere=(
-            None
-            if options.jobs == 1
-            else lambda parts: in_processes(_study_part, words, parts, options.jobs)
-        ),
+        elsewhere=_elsewhere(_study_part, words, options.jobs),
     )
     text, values = write_study(study, out, None if options.ecod is None else Path(options.ecod))
     write_report(out, [*told, *_left_out(study.skipped)], protocol=asked.protocol.name)
@@ -350,7 +345,7 @@ def _run_motion_study(words: Sequence[str]) -> int:
 
     from undula.learn.progress import progress_on
     from undula.motion.studies.protocol import opened
-    from undula.motion.studies.study import parts_of, run_motion_study
+    from undula.motion.studies.study import run_motion_study
     from undula.viz.motion_export import write_motion_study
 
     flush_denormals()
@@ -361,31 +356,24 @@ def _run_motion_study(words: Sequence[str]) -> int:
         system.source.verify()
     told = [notice for system in systems for notice in system.source.notices]
     refuse(told, strict=options.strict)
-    done: dict[str, float] = {}
-    failed: dict[str, str] = {}
-    with claimed(Path(options.out)):
-        if options.jobs > 1:
-            parts = parts_of(protocol, systems, training_of, options.only)
-            done, failed = in_processes(_motion_part, words, parts, options.jobs)
-        study = run_motion_study(
-            protocol,
-            systems,
-            training_of,
-            runs=Path(options.runs),
-            out=Path(options.out),
-            only=options.only,
-            progress=lambda: progress_on(sys.stderr),
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-            done=done,
-            failed=failed,
-        )
+    study = run_motion_study(
+        protocol,
+        systems,
+        training_of,
+        runs=Path(options.runs),
+        out=Path(options.out),
+        only=options.only,
+        progress=lambda: progress_on(sys.stderr),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+        elsewhere=_elsewhere(_motion_part, words, options.jobs),
+    )
     text, values = write_motion_study(study, Path(options.out), Path(options.runs))
     write_report(Path(options.out), [*told, *_left_out(study.skipped)], protocol=protocol.name)
     print(json.dumps(values, indent=1) if options.json else text)
     return 6 if study.skipped else 0
 
 
-def _motion_part(words: Sequence[str], part: MotionPart) -> tuple[dict[str, float], str | None]:
+def _motion_part(words: list[str], part: MotionPart) -> tuple[dict[str, float], str | None]:
     """Do one part of a study of moving atoms in a process of its own."""
     from undula.learn.progress import SilentProgress
     from undula.motion.studies.protocol import opened
@@ -409,6 +397,15 @@ def _motion_part(words: Sequence[str], part: MotionPart) -> tuple[dict[str, floa
     except InputError as error:
         return {}, str(error)
     return seconds, None
+
+
+def _elsewhere(
+    work: Callable[[list[str], AnyPart], tuple[dict[str, float], str | None]],
+    words: Sequence[str],
+    jobs: int,
+) -> Callable[[Sequence[AnyPart]], tuple[dict[str, float], dict[str, str]]] | None:
+    """Return what does the parts of a study in several processes; none for one process."""
+    return None if jobs == 1 else lambda parts: in_processes(work, words, parts, jobs)
 
 
 def _left_out(skipped: Mapping[str, str]) -> list[Notice]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undula import atomic
 from undula.cli.configured import read_motion_protocol, read_protocol, read_yaml
 from undula.cli.sweep import read_space
 from undula.cli.train import read_training
 from undula.errors import InputError, Notice
-from undula.io.datasets import Dataset, open_dataset, read_json
+from undula.io.datasets import Dataset, open_dataset
 from undula.io.recordings import KIND as RECORDINGS
 from undula.io.recordings import open_recordings
 from undula.notices import from_json
@@ -99,7 +100,7 @@ def inspect_stored(path: Path, purpose: str | None = None) -> list[Stored]:
 
 def _folder(path: Path) -> list[Stored]:
     if (path / "manifest.json").exists():
-        manifest = read_json(path / "manifest.json")
+        manifest = atomic.read_json(path / "manifest.json")
         if path.parent.name == "checkpoints" and "step" in manifest:
             return [_checkpoint(path)]
         return [_recordings(path) if manifest.get("kind") == RECORDINGS else _dataset(path)]
@@ -194,7 +195,7 @@ def _run(path: Path) -> Stored:
     facts = {name: trained.provenance[name] for name in kept if name in trained.provenance}
     told: list[Notice] = []
     if (path / "report.json").exists():
-        told = from_json(read_json(path / "report.json").get("notices", []))
+        told = from_json(atomic.read_json(path / "report.json").get("notices", []))
     return Stored(
         path=path,
         kind="trained model",

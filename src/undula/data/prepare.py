@@ -31,7 +31,6 @@ from undula.io.datasets import (
     SURFACE_COLUMNS,
     Dataset,
     open_dataset,
-    read_json,
     shard_files,
     write_structure,
 )
@@ -421,7 +420,7 @@ def _write_trajectory(
             }
             atomic.write_json(folder / json_file, description)
             say(f"{name}: frame {frames[-1] + 1} of {len(moving)}")
-        for file, promised in read_json(folder / json_file)["sha256"].items():
+        for file, promised in atomic.read_json(folder / json_file)["sha256"].items():
             files[f"{name}/{file}"] = promised
         files[f"{name}/{json_file}"] = atomic.sha256(folder / json_file)
     return files
@@ -448,7 +447,7 @@ def _shard_is_whole(folder: Path, number: int) -> bool:
         return False
     return all(
         (folder / name).is_file() and atomic.sha256(folder / name) == promised
-        for name, promised in read_json(path)["sha256"].items()
+        for name, promised in atomic.read_json(path)["sha256"].items()
     )
 
 
@@ -488,7 +487,7 @@ def is_begun(out: Path, request: dict[str, Any]) -> bool:
         if out.exists() and (not out.is_dir() or any(map(_is_finished, out.iterdir()))):
             raise UsageError(f"{out} exists and is not a data set folder; choose another with -o")
         return False
-    before = read_json(path)
+    before = atomic.read_json(path)
     if before == request:
         return True
     if before.get("rules") != request["rules"]:
@@ -572,6 +571,6 @@ def write_record(
         MachineError: Another process holds the folder for long, or it cannot be written.
     """
     with claimed(path.parent, within=False, patience=RECORD_SECONDS):
-        before = read_json(path).get("datasets", {}) if path.exists() else {}
+        before = atomic.read_json(path).get("datasets", {}) if path.exists() else {}
         record = {**origin, "datasets": {**before, **made}, "skipped": dict(skipped)}
         atomic.write_json(path, record)

@@ -11,7 +11,6 @@ from typing import Any
 from undula import atomic
 from undula.data.similarity import Similarity, SimilarityConfig
 from undula.errors import InputError, UsageError
-from undula.io.datasets import read_json
 
 FORMAT = 1
 PARTS = ("train", "validation", "test")
@@ -180,7 +179,7 @@ def load_split(path: Path) -> Split:
     Raises:
         InputError: It is missing, damaged, of a newer format, or has a name in two parts.
     """
-    described = read_json(path)
+    described = atomic.read_json(path)
     if described.get("format") != FORMAT or "parts" not in described:
         raise InputError(f"{path} is no split file of format {FORMAT}")
     parts = described["parts"]

@@ -71,7 +71,7 @@ def read_structure(folder: Path) -> Structure:
     Raises:
         InputError: A file is missing, damaged or inconsistent.
     """
-    described = read_json(folder / "structure.json")
+    described = atomic.read_json(folder / "structure.json")
     positions = load_array(folder / "structure.npy")
     # A comparison with a number that is not finite is false.
     if positions.dtype != np.float64 or not (np.abs(positions) <= LARGEST_COORDINATE).all():
@@ -90,23 +90,6 @@ def read_structure(folder: Path) -> Structure:
         )
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, InputError) as error:
         raise InputError(f"{folder / 'structure.json'} is damaged: {one_line(error)}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: The file is missing, not JSON, or not an object.
-    """
-    try:
-        value = atomic.parsed_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} should hold a JSON object")
-    return value
 
 
 @dataclass(frozen=True)
@@ -251,7 +234,7 @@ def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
     if not (folder / "manifest.json").exists():
         why = "is not complete: run undula prepare again" if folder.exists() else "does not exist"
         raise InputError(f"the data set {folder} {why}")
-    manifest = read_json(folder / "manifest.json")
+    manifest = atomic.read_json(folder / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{folder} has the data format {manifest.get('format')}, not {FORMAT}")
     try:
@@ -278,7 +261,7 @@ def check_request(folder: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         InputError: They differ.
     """
-    if manifest["request"] != read_json(folder / "request.json"):
+    if manifest["request"] != atomic.read_json(folder / "request.json"):
         raise InputError(f"{folder / 'manifest.json'} is damaged: it differs from request.json")
 
 
@@ -323,7 +306,8 @@ def _trajectory(folder: Path, entry: Mapping[str, Any]) -> PreparedTrajectory:
     place = folder / entry["name"]
     numbers = range(-(-entry["frames"] // entry["frames_per_shard"]))
     shards = tuple(
-        Shard(place, number, read_json(place / shard_files(number)[-1])) for number in numbers
+        Shard(place, number, atomic.read_json(place / shard_files(number)[-1]))
+        for number in numbers
     )
     made = PreparedTrajectory(
         folder=place,

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import undula
 from undula import atomic
 from undula.errors import InputError, MachineError, UsageError
-from undula.io.datasets import check_names, read_json
+from undula.io.datasets import check_names
 
 _HEAD = 512
 _PIECE = 1 << 18
@@ -146,7 +146,7 @@ def verify_fetched(folder: Path) -> dict[str, Any]:
         InputError: The record is missing or damaged, or a file is missing or has changed.
     """
     record = folder / f"{folder.resolve().name}.json"
-    described = read_json(record)
+    described = atomic.read_json(record)
     files = described.get("files")
     if not isinstance(files, dict) or not files:
         raise InputError(f"{record} names no files")
@@ -256,7 +256,7 @@ def _known_version(record: Path, url: str) -> Mapping[str, Any]:
     """Return what is known of the file of which a part lies here, or nothing if it is useless."""
     if not record.is_file():
         return {}
-    known = read_json(record)
+    known = atomic.read_json(record)
     if known.get("url") != url or not (known.get("validator") or known.get("total")):
         return {}
     return known

@@ -41,7 +41,6 @@ from undula.io.arrays import load_array
 from undula.io.datasets import (
     check_names,
     check_request,
-    read_json,
     read_structure,
     verify_files,
     write_structure,
@@ -383,7 +382,7 @@ def is_recorded(folder: Path, name: str) -> bool:
         return False
     return all(
         (folder / file).is_file() and atomic.sha256(folder / file) == promised
-        for file, promised in read_json(folder / _description(name))["sha256"].items()
+        for file, promised in atomic.read_json(folder / _description(name))["sha256"].items()
     )
 
 
@@ -414,7 +413,7 @@ def finish_recordings(
     Raises:
         InputError: The recordings differ in their time between frames.
     """
-    entries = [read_json(folder / _description(name)) for name in names]
+    entries = [atomic.read_json(folder / _description(name)) for name in names]
     if len({entry["frame_ps"] for entry in entries}) != 1:
         odd = next(entry for entry in entries if entry["frame_ps"] != entries[0]["frame_ps"])
         raise InputError(
@@ -471,7 +470,7 @@ def open_recordings(folder: Path) -> Recordings:
     if not (folder / "manifest.json").exists():
         why = "are not complete: repeat the command" if folder.exists() else "do not exist"
         raise InputError(f"the recordings {folder} {why}")
-    manifest = read_json(folder / "manifest.json")
+    manifest = atomic.read_json(folder / "manifest.json")
     if manifest.get("kind") != KIND:
         raise InputError(f"{folder} holds no recordings of atoms, but another kind of data set")
     if manifest.get("format") != FORMAT:
@@ -534,7 +533,7 @@ def read_system(folder: Path) -> MolecularSystem:
     Raises:
         InputError: A file is missing, damaged or inconsistent.
     """
-    described = read_json(folder / "system.json")
+    described = atomic.read_json(folder / "system.json")
     structure = read_structure(folder)
     atoms = len(structure)
 
@@ -559,7 +558,7 @@ def read_system(folder: Path) -> MolecularSystem:
 def _recording(folder: Path, entry: Mapping[str, Any], atoms: int) -> Recording:
     name, frames, known = entry["name"], entry["frames"], entry["velocity_frames"]
     boxes = {"constant": (3, 3), "per frame": (frames, 3, 3)}
-    described = read_json(folder / _description(name))
+    described = atomic.read_json(folder / _description(name))
     for key, value in entry.items():
         if described.get(key) != value:
             raise InputError(

@@ -16,7 +16,7 @@ from undula import atomic, estimates
 from undula.data.bundled import motion_models
 from undula.errors import InputError, Notice, UsageError
 from undula.io.arrays import load_array
-from undula.io.datasets import check_names, read_json, write_structure
+from undula.io.datasets import check_names, write_structure
 from undula.io.recordings import read_system, write_system
 from undula.learn.checkpoint import described_in
 from undula.motion.baselines.trivial import Ballistic, LinearForecaster, ObservedMean
@@ -188,7 +188,7 @@ class MovingAtoms:
         Raises:
             InputError: No forecast there, a damaged or a newer one.
         """
-        described = read_json(folder / "forecast.json")
+        described = atomic.read_json(folder / "forecast.json")
         if described.get("format") != FORMAT or described.get("kind") != KIND:
             raise InputError(f"{folder} holds no forecast of atoms of format {FORMAT}")
         with described_in(folder / "forecast.json"):
@@ -247,7 +247,7 @@ def holds_atoms(folder: Path) -> bool:
     Raises:
         InputError: It holds no forecast.
     """
-    return read_json(folder / "forecast.json").get("kind") == KIND
+    return atomic.read_json(folder / "forecast.json").get("kind") == KIND
 
 
 def forecast_atoms(

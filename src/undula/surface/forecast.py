@@ -20,7 +20,7 @@ from undula.estimates import Estimate
 from undula.geometry.isosurface import LevelSet, extract
 from undula.geometry.lattice import Lattice
 from undula.geometry.molecular_surface import MolecularSurface
-from undula.io.datasets import read_json, read_structure, write_structure
+from undula.io.datasets import read_structure, write_structure
 from undula.io.inspection import require_surface
 from undula.learn.checkpoint import described_in
 from undula.surface.estimates import (
@@ -328,7 +328,7 @@ class MovingSurface:
         Raises:
             InputError: No forecast there, or a damaged or newer one.
         """
-        described = read_json(folder / "forecast.json")
+        described = atomic.read_json(folder / "forecast.json")
         if described.get("format") != FORMAT or described.get("kind") != "surface":
             raise InputError(f"{folder} holds no surface forecast of format {FORMAT}")
         with described_in(folder / "forecast.json"):

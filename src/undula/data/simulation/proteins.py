@@ -14,7 +14,6 @@ from undula import atomic
 from undula.data.simulation.models import CUTOFF_NM, Model
 from undula.data.simulation.settings import SimulateConfig, recording_stem
 from undula.errors import InputError
-from undula.io.datasets import read_json
 
 FRICTION_PER_PS = {"implicit": 5.0, "explicit": 1.0}
 _PADDING_NM = 0.9
@@ -108,7 +107,7 @@ def protein(path: Path, config: SimulateConfig, folder: Path) -> Model:
         atomic.write(folder / "system.xml", openmm.XmlSerializer.serialize(system))
         places = modeller.positions.value_in_unit(unit.nanometer)
         atomic.write_array(folder / "start.npy", np.array(places, dtype=np.float64))
-    described = read_json(folder / "topology.json")
+    described = atomic.read_json(folder / "topology.json")
     start = np.load(folder / "start.npy")
     return Model(
         name=recording_stem(path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -12,8 +11,8 @@ from typing import Any, Literal
 
 from undula import atomic
 from undula.errors import InputError, UsageError
-from undula.io.datasets import read_json
-from undula.learn.progress import Progress, silent
+from undula.learn.progress import Progress
+from undula.learn.study_folder import StudyFolder
 from undula.locks import claims
 from undula.motion.evaluation import MotionScoring, Sparing
 from undula.motion.studies.arena import FITTED_WINDOWS, Arena
@@ -102,29 +101,6 @@ class MotionStudy:
     skipped: Mapping[str, str]
 
 
-@dataclass(eq=False, kw_only=True)
-class _Workplace:
-    """Folders, and how long things took."""
-
-    runs: Path
-    out: Path
-    progress: Callable[[], Progress]
-    say: Callable[[str], None]
-    seconds: dict[str, float] = field(default_factory=dict)
-    keeps_times: bool = True
-
-    def timed(self, what: str, seconds: float) -> None:
-        self.seconds[what] = round(seconds, 3)
-        self.write_times()
-
-    def write_times(self) -> None:
-        if not self.seconds or not self.keeps_times:
-            return
-        path = self.out / "times.json"
-        known = read_json(path)["seconds"] if path.is_file() else {}
-        atomic.write_json(path, {"seconds": known | self.seconds})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """What one process of several does of a study.
@@ -150,30 +126,11 @@ class Part:
         return f"{self.system}/{self.row}"
 
 
-def parts_of(
-    protocol: MotionProtocol,
-    systems: Sequence[Opened],
-    training_of: Callable[[MotionRow, Opened, int], MotionTraining | MotionFitting],
-    only: Sequence[str],
-) -> list[Part]:
-    """Return all parts of a study; the last rows, which take longest, come first.
-
-    Args:
-        protocol: Rows, seeds, scoring.
-        systems: Those to score on.
-        training_of: As of `run_motion_study`.
-        only: Names of the rows to take.
-
-    Raises:
-        UsageError: There is no such row, or a training cannot be meant.
-    """
-    found = [
-        Part(system=system.name, row=row.name, seed=seed)
-        for row in reversed(_chosen(protocol, only))
-        for system in systems
-        for seed in _trainings(row, protocol.rows, system, protocol.seeds, training_of)
-    ]
-    return [*found, *(Part(system=one.name, row=TRIVIAL, seed=None) for one in systems)]
+Elsewhere = Callable[[Sequence[Part]], tuple[Mapping[str, float], Mapping[str, str]]]
+"""Does parts of a study in other processes, each with `run_part`. Returns what took how long, s,
+and system/row → why it could not be trained."""
+_Plan = tuple[MotionRow, Mapping[int, MotionTraining | MotionFitting]]
+"""A row with its trainings on a system, by seed."""
 
 
 def run_part(
@@ -205,7 +162,7 @@ def run_part(
     Raises:
         InputError: It cannot be trained.
     """
-    place = _Workplace(runs=runs, out=out, progress=progress, say=silent, keeps_times=False)
+    place = StudyFolder(runs=runs, out=out, progress=progress, keeps_times=False)
     arena = Arena(system, system.asked.scoring(protocol.scoring))
     if part.row == TRIVIAL:
         _trivial_rows(arena, place)
@@ -230,8 +187,7 @@ def run_motion_study(
     only: Sequence[str],
     progress: Callable[[], Progress],
     say: Callable[[str], None],
-    done: Mapping[str, float] | None = None,
-    failed: Mapping[str, str] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> MotionStudy:
     """Train the rows of a protocol that have no finished run, and score all on test recordings.
 
@@ -250,30 +206,44 @@ def run_motion_study(
         only: Names of the rows to take, "trivial" for none; all of the protocol if it is empty.
         progress: Makes a listener for each training.
         say: Told which row comes next, in one line.
-        done: How long what other processes did took, s: what `run_part` returned.
-        failed: System/row → why it could not be trained, as another process found; it is not
-            tried again.
+        elsewhere: Where to do first what other processes can do, the last rows, which take
+            longest, first; by default it is done here. What fails there is not tried again.
 
     Raises:
         UsageError: There is no such row; a run folder holds another configuration.
     """
     chosen = _chosen(protocol, only)
-    place = _Workplace(runs=runs, out=out, progress=progress, say=say)
-    place.seconds.update(done or {})
-    place.write_times()
-    plans = [
-        [
-            (row, _trainings(row, protocol.rows, system, protocol.seeds, training_of))
-            for row in chosen
-        ]
+    place = StudyFolder(runs=runs, out=out, progress=progress, say=say)
+    plans: list[tuple[Opened, list[_Plan]]] = [
+        (
+            system,
+            [
+                (row, _trainings(row, protocol.rows, system, protocol.seeds, training_of))
+                for row in chosen
+            ],
+        )
         for system in systems
     ]
-    skipped: dict[str, str] = dict(failed or {})
+    seconds, failed = ({}, {}) if elsewhere is None else elsewhere(_parts(plans))
+    place.took(seconds)
+    skipped = dict(failed)
     found = [
         _system(system, plan, system.asked.scoring(protocol.scoring), place, skipped)
-        for system, plan in zip(systems, plans, strict=True)
+        for system, plan in plans
     ]
     return MotionStudy(protocol=protocol, systems=tuple(found), skipped=skipped)
+
+
+def _parts(plans: Sequence[tuple[Opened, Sequence[_Plan]]]) -> list[Part]:
+    """Return what other processes can do: the last row of every system first."""
+    rows = zip(*(plan for _, plan in plans), strict=True)
+    trained = [
+        Part(system=system.name, row=row.name, seed=seed)
+        for same_row in reversed(list(rows))
+        for (system, _), (row, trainings) in zip(plans, same_row, strict=True)
+        for seed in trainings
+    ]
+    return [*trained, *(Part(system=one.name, row=TRIVIAL, seed=None) for one, _ in plans)]
 
 
 def _chosen(protocol: MotionProtocol, only: Sequence[str]) -> list[MotionRow]:
@@ -311,9 +281,9 @@ def _trainings(
 
 def _system(
     system: Opened,
-    plan: Sequence[tuple[MotionRow, Mapping[int, MotionTraining | MotionFitting]]],
+    plan: Sequence[_Plan],
     scoring: MotionScoring,
-    place: _Workplace,
+    place: StudyFolder,
     skipped: dict[str, str],
 ) -> SystemScores:
     arena = Arena(system, scoring)
@@ -341,7 +311,7 @@ def _system(
     )
 
 
-def _beside(arena: Arena, place: _Workplace) -> tuple[dict[str, Any], dict[str, Any]]:
+def _beside(arena: Arena, place: StudyFolder) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the references and the curves of the truth."""
     name, rules = f"{arena.system.name}/{TRIVIAL}", {"energies": arena.has_energies}
     return (
@@ -354,7 +324,7 @@ def _model_rows(
     row: MotionRow,
     trainings: Mapping[int, MotionTraining | MotionFitting],
     arena: Arena,
-    place: _Workplace,
+    place: StudyFolder,
 ) -> list[RowScores]:
     """Train and score a row with every seed, and in the other ways that are asked for."""
     scores: dict[str, list[Mapping[str, Any]]] = {}
@@ -432,7 +402,7 @@ class _Ways:
 
 
 def _trained(
-    row: MotionRow, training: MotionTraining, seed: int, arena: Arena, place: _Workplace
+    row: MotionRow, training: MotionTraining, seed: int, arena: Arena, place: StudyFolder
 ) -> list[_Contender]:
     """Train a row, or read what was trained; with it come the other ways to ask it."""
     system = arena.system
@@ -440,7 +410,7 @@ def _trained(
     place.say(f"{system.name}/{row.name}, seed {seed}: {folder}")
     model, seconds = trained_run(training, system, folder, place.progress())
     if seconds is not None:
-        place.timed(f"train {system.name}/{row.name} seed {seed}", seconds)
+        place.took({f"train {system.name}/{row.name} seed {seed}": seconds})
     first = _Contender(
         name=row.name,
         label=row.label,
@@ -524,7 +494,7 @@ def _starts(count: int) -> str:
     return f"{count} start{'' if count == 1 else 's'}"
 
 
-def _trivial_rows(arena: Arena, place: _Workplace) -> list[RowScores]:
+def _trivial_rows(arena: Arena, place: StudyFolder) -> list[RowScores]:
     place.say(f"{arena.system.name}: trivial rows")
     name = f"{arena.system.name}/{TRIVIAL}"
     return [
@@ -558,10 +528,9 @@ def _kept(
     key: Mapping[str, Any],
     name: str,
     made: Callable[[], Mapping[str, Any]],
-    place: _Workplace,
+    place: StudyFolder,
 ) -> dict[str, Any]:
-    """Return scores from their file if it is of the same weights, data and rules; or make it."""
-    path = place.out / "scores" / f"{name}.json"
+    """Return scores of a system, kept under what they depend on, data and rules."""
     asked = {
         **key,
         "data": arena.source.sha256,
@@ -571,15 +540,4 @@ def _kept(
     for part in ("preset", "set"):
         del asked["system"][part]
     asked["system"]["linear_ps"] = list(arena.asked.linear_ps)
-    if path.is_file():
-        known = read_json(path)
-        if known.get("of") == asked:
-            found: dict[str, Any] = known["scores"]
-            return found
-    began = time.perf_counter()
-    values = made()
-    place.timed(f"score {name}", time.perf_counter() - began)
-    atomic.write_json(path, {"of": asked, "scores": values})
-    # As it will be read the next time, in the same order.
-    again: dict[str, Any] = read_json(path)["scores"]
-    return again
+    return place.kept(name, asked, made)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import numpy as np
 
 from undula import atomic
 from undula.errors import InputError, UsageError
-from undula.io.datasets import Dataset, read_json
-from undula.learn.progress import Progress, silent
+from undula.io.datasets import Dataset
+from undula.learn.progress import Progress
+from undula.learn.study_folder import StudyFolder
 from undula.locks import claims
 from undula.surface.forecasters import (
     BLURRED,
@@ -110,29 +110,6 @@ class StudyResult:
         return tuple(dataset.structure.name for dataset in self.roles.test)
 
 
-@dataclass(eq=False, kw_only=True)
-class _Workplace:
-    """Folders, and how long things took."""
-
-    runs: Path
-    out: Path
-    progress: Callable[[], Progress]
-    say: Callable[[str], None]
-    seconds: dict[str, float] = field(default_factory=dict)
-    keeps_times: bool = True
-
-    def timed(self, what: str, seconds: float) -> None:
-        self.seconds[what] = round(seconds, 3)
-        self.write_times()
-
-    def write_times(self) -> None:
-        if not self.seconds or not self.keeps_times:
-            return
-        path = self.out / "times.json"
-        known = read_json(path)["seconds"] if path.is_file() else {}
-        atomic.write_json(path, {"seconds": known | self.seconds})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """What one process of several does of a study: it trains and scores a row with one seed.
@@ -192,7 +169,7 @@ def run_part(
     Raises:
         InputError: It cannot be trained.
     """
-    place = _Workplace(runs=runs, out=out, progress=progress, say=silent, keeps_times=False)
+    place = StudyFolder(runs=runs, out=out, progress=progress, keeps_times=False)
     [row] = _chosen(protocol, [part.row])
     _row(row, {part.seed: training_of(row, part.seed)}, roles, stages, place)
     return place.seconds
@@ -236,11 +213,10 @@ def run_study(
     plans = [
         (row, {seed: training_of(row, seed) for seed in row.of(protocol.seeds)}) for row in chosen
     ]
-    place = _Workplace(runs=runs, out=out, progress=progress, say=say)
+    place = StudyFolder(runs=runs, out=out, progress=progress, say=say)
     similar = relatives(roles.test, roles.training)
     seconds, failed = ({}, {}) if elsewhere is None else elsewhere(_parts(plans))
-    place.seconds.update(seconds)
-    place.write_times()
+    place.took(seconds)
     stages = Stages(protocol, roles.test)
     rows: dict[str, RowResult] = {}
     skipped: dict[str, str] = {}
@@ -321,7 +297,7 @@ def _row(
     trainings: Mapping[int, Training],
     roles: Roles,
     stages: Stages,
-    place: _Workplace,
+    place: StudyFolder,
 ) -> tuple[RowResult, TrainedMixture]:
     """Train and score a row with every seed."""
     means: list[dict[str, Means]] = []
@@ -335,7 +311,7 @@ def _row(
         place.say(f"{row.name}, seed {seed}: {folder}")
         model, seconds = trained_run(training, roles.training, folder, place.progress())
         if seconds is not None:
-            place.timed(f"train {row.name} seed {seed}", seconds)
+            place.took({f"train {row.name} seed {seed}": seconds})
         provenances.append(model.provenance)
         means.append(_model_means(model, folder, f"{row.name}/seed-{seed}", stages, place))
         if row.name in stages.distributions:
@@ -363,7 +339,7 @@ def _row(
 
 
 def _model_means(
-    model: TrainedMixture, folder: Path, name: str, stages: Stages, place: _Workplace
+    model: TrainedMixture, folder: Path, name: str, stages: Stages, place: StudyFolder
 ) -> dict[str, Means]:
     weights = atomic.sha256(folder / WEIGHTS)
     found: dict[str, Means] = {}
@@ -380,14 +356,14 @@ def _model_means(
 
 
 def _model_spreads(
-    model: TrainedMixture, folder: Path, name: str, stages: Stages, place: _Workplace
+    model: TrainedMixture, folder: Path, name: str, stages: Stages, place: StudyFolder
 ) -> Rows:
     key = {"weights": atomic.sha256(folder / WEIGHTS)}
     return _rows_of(lambda one: one.model_spread(model), key, name, "-spread", stages, place)
 
 
 def _rows_without_training(
-    model: TrainedMixture, stages: Stages, place: _Workplace
+    model: TrainedMixture, stages: Stages, place: StudyFolder
 ) -> tuple[Rows, Rows]:
     """Return the trivial rows and the oracles."""
     still = _rows_of(
@@ -401,7 +377,7 @@ def _rows_without_training(
 
 
 def _spreads_without_training(
-    model: TrainedMixture, stages: Stages, place: _Workplace
+    model: TrainedMixture, stages: Stages, place: StudyFolder
 ) -> tuple[Rows, Rows]:
     """Return the trivial rows and the oracles as distributions."""
     still = _rows_of(
@@ -422,7 +398,7 @@ def _rows_of(
     name: str,
     ending: str,
     stages: Stages,
-    place: _Workplace,
+    place: StudyFolder,
 ) -> Rows:
     """Return the rows that every stage gives, by name and protein, kept under a name."""
     found: Rows = {}
@@ -450,23 +426,11 @@ def _kept(
     name: str,
     scores: Callable[[], dict[str, Scores]],
     stages: Stages,
-    place: _Workplace,
+    place: StudyFolder,
 ) -> dict[str, Scores]:
-    """Return scores from their file if it is of the same weights, data and rules; or make it."""
-    path = place.out / "scores" / f"{name}.json"
+    """Return the scores of a protein, kept under weights or numbers, data and rules."""
     asked = {**key, "data": dataset.sha256, "scoring": asdict(stages.scoring)}
-    if path.is_file():
-        known = read_json(path)
-        if known.get("of") == asked:
-            found: dict[str, Scores] = known["scores"]
-            return found
-    began = time.perf_counter()
-    made = scores()
-    place.timed(f"score {name}", time.perf_counter() - began)
-    atomic.write_json(path, {"of": asked, "scores": made})
-    # As it will be read the next time, in the same order.
-    again: dict[str, Scores] = read_json(path)["scores"]
-    return again
+    return place.kept(name, asked, scores)
 
 
 def _joined(each: Sequence[Scores]) -> Scores:
