@@ -15,9 +15,9 @@ PROTOCOL = """
 name: tiny
 kind: motion
 systems:
-- {name: argon, train: 2, test: 1, observed: 40, window: 12, horizon: 40, preset: argon, linear_ps: [0.5, 4.0]}
+- {name: argon, train: 2, test: 1, observed: 40, window: 12, horizon: 40, preset: argon, linear_ps: [0.5, 4.0], seeds: 1}
 - {name: water, train: 1, test: 2, observed: 40, window: 12, horizon: 40, preset: argon, linear_ps: [0.5, 4.0]}
-seeds: [0]
+seeds: [0, 1]
 scoring: {frames: 4, starts: 3, lags: [1, 2, 5, 20], samples: 4, sample_starts: 2, sample_frames: 3, fine: 6}
 rows:
 - name: ours
@@ -53,6 +53,11 @@ def workplace(tmp_path_factory):
     with redirect_stdout(StringIO()) as printed:
         assert main([*words, "-o", str(folder / "out")]) == 0
     return folder, words, printed.getvalue()
+
+
+def test_a_system_is_trained_with_as_many_seeds_as_it_asks_for(workplace):
+    folder, _, _ = workplace
+    assert [run.name for run in (folder / "runs" / "argon" / "ours").iterdir()] == ["seed-0"]
 
 
 def test_every_table_is_printed_beside_the_published_numbers(workplace):

@@ -31,6 +31,7 @@ class MotionSystem:
         linear_ps: From which lag to which the squared displacement grows evenly.
         starts: In place of `MotionScoring.starts`, where it is not 0: small systems need many.
         sample_starts: In place of `MotionScoring.sample_starts`, where it is not 0.
+        seeds: So many of the protocol's seeds for each row, at most; 0 for all.
     """
 
     name: str
@@ -45,14 +46,15 @@ class MotionSystem:
     linear_ps: tuple[float, float] = (5.0, 50.0)
     starts: int = 0
     sample_starts: int = 0
+    seeds: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.window <= self.observed:
             raise UsageError(f"{self.name}: window is from 2 to observed, not {self.window}")
         if self.horizon < 20:
             raise UsageError(f"{self.name}: horizon is at least 20 frames, not {self.horizon}")
-        if self.starts < 0 or self.sample_starts < 0:
-            raise UsageError(f"{self.name}: starts and sample_starts are at least 0")
+        if min(self.starts, self.sample_starts, self.seeds) < 0:
+            raise UsageError(f"{self.name}: starts, sample_starts and seeds are at least 0")
 
     def scoring(self, usual: MotionScoring) -> MotionScoring:
         """Return how this system is scored where others are scored as usual."""

@@ -267,7 +267,8 @@ def _trainings(
     kinds = len(set(system.source.system.kinds.tolist()))
     larger = next((one for one in rows if one.name == row.as_large_as), None)
     found: dict[int, MotionTraining | MotionFitting] = {}
-    for seed in seeds[: row.seeds or len(seeds)]:
+    counts = [one for one in (row.seeds, system.asked.seeds, len(seeds)) if one]
+    for seed in seeds[: min(counts)]:
         asked = training_of(row, system, seed)
         if isinstance(asked, MotionFitting):
             return {seed: asked}
@@ -537,7 +538,7 @@ def _kept(
         "system": asdict(arena.asked),
         "scoring": asdict(arena.scoring),
     }
-    for part in ("preset", "set"):
+    for part in ("preset", "set", "seeds"):
         del asked["system"][part]
     asked["system"]["linear_ps"] = list(arena.asked.linear_ps)
     return place.kept(name, asked, made)
