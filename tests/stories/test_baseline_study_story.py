@@ -64,7 +64,8 @@ rows:
   model: ito
   seeds: 1
   decoded: [20]
-  sparing: {starts: 1, frames: 4, samples: 2, sample_starts: 1}
+  sparing: {starts: 2}
+  sparing_on: {argon: {starts: 1, frames: 4, samples: 2, sample_starts: 1}}
   set:
     fit: *fit
     ito:

@@ -13,6 +13,7 @@ from undula.cli.configured import (
 )
 from undula.errors import InputError, UsageError
 from undula.motion.catalog import FITTED_KINDS, KINDS
+from undula.motion.evaluation import Sparing
 from undula.motion.studies.protocol import MotionProtocol, MotionRow, MotionSystem, opened
 from undula.motion.studies.runs import MotionFitting, MotionTraining
 
@@ -69,6 +70,10 @@ def test_refuses_recordings_that_cannot_serve(tmp_path):
         ({"rows": [MotionRow(name="a"), MotionRow(name="a")]}, "the row a twice"),
         ({"ablation": ["b"]}, "names a row b"),
         ({"rows": [MotionRow(name="a", systems=["neon"])]}, "names a system neon"),
+        (
+            {"rows": [MotionRow(name="a", sparing_on={"neon": Sparing(starts=1)})]},
+            "names a system neon",
+        ),
         ({"rows": [MotionRow(name="a", as_large_as="b")]}, "names a row b"),
         (
             {"rows": [MotionRow(name="a", as_large_as="b"), MotionRow(name="b", model="ito")]},

@@ -85,6 +85,7 @@ class MotionRow:
         systems: Names of the systems it is trained on; all if there are none.
         seeds: So many of the protocol's seeds; 0 for all.
         sparing: What of the scoring is left out where it takes long; the tables say so.
+        sparing_on: System → what is left out there, in place of ``sparing``.
     """
 
     name: str
@@ -98,6 +99,7 @@ class MotionRow:
     systems: list[str] = field(default_factory=list)
     seeds: int = 0
     sparing: Sparing = field(default_factory=Sparing)
+    sparing_on: dict[str, Sparing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in ".-_" for c in self.name):
@@ -114,6 +116,10 @@ class MotionRow:
         kind = KINDS.get(self.model)
         if self.decoded and (kind is None or kind.other_way is None):
             raise UsageError(f"row {self.name}: {self.model} cannot be decoded in other ways")
+
+    def spared(self, system: str) -> Sparing:
+        """Return what of the scoring is left out on a system."""
+        return self.sparing_on.get(system, self.sparing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +184,8 @@ class MotionProtocol:
             other = next((one for one in self.rows if one.name == row.as_large_as), None)
             if other is not None and other.model != "domino":
                 raise UsageError(f"row {row.name} is as large as {other.name}, no row of domino")
-            missing = [name for name in row.systems if name not in systems]
+            named = [*row.systems, *row.sparing_on]
+            missing = [name for name in named if name not in systems]
             if missing:
                 raise UsageError(f"row {row.name} names a system {missing[0]} that there is not")
 

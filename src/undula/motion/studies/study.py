@@ -337,11 +337,12 @@ def _model_rows(
         else:
             contenders = _trained(row, asked, seed, arena, place)
             steps.append(contenders[0].steps)
-        ways = _Ways(contenders=contenders, arena=arena, sparing=row.sparing)
+        sparing = row.spared(arena.system.name)
+        ways = _Ways(contenders=contenders, arena=arena, sparing=sparing)
         for one in contenders:
             made = _kept(
                 arena,
-                _rules(arena, one.key, row.sparing),
+                _rules(arena, one.key, sparing),
                 f"{arena.system.name}/{one.name}/seed-{seed}",
                 partial(ways.scores, one.name),
                 place,
@@ -467,14 +468,15 @@ def remarks(
             f"forecasts and is scored on {len(atoms)} of {len(system)} atoms, as are the trivial "
             "rows of its skill"
         )
-    if row.sparing.starts:
-        said.append(f"scored from {_starts(row.sparing.starts)} of each recording at most")
-    if row.sparing.frames:
-        said.append(f"scored at {row.sparing.frames} frames after the standard start at most")
-    if row.sparing.samples:
-        said.append(f"its distribution by {row.sparing.samples} samples at most")
-    if row.sparing.sample_starts:
-        said.append(f"its samples from {_starts(row.sparing.sample_starts)} at most")
+    left = row.spared(arena.system.name)
+    if left.starts:
+        said.append(f"scored from {_starts(left.starts)} of each recording at most")
+    if left.frames:
+        said.append(f"scored at {left.frames} frames after the standard start at most")
+    if left.samples:
+        said.append(f"its distribution by {left.samples} samples at most")
+    if left.sample_starts:
+        said.append(f"its samples from {_starts(left.sample_starts)} at most")
     each = [one for scores in seeds for one in scores.values()]
     if any(one.get("at_rest") for one in each):
         said.append("forecasts no velocities, which count as 0 in the published error")
