@@ -267,8 +267,7 @@ def _trainings(
     kinds = len(set(system.source.system.kinds.tolist()))
     larger = next((one for one in rows if one.name == row.as_large_as), None)
     found: dict[int, MotionTraining | MotionFitting] = {}
-    counts = [one for one in (row.seeds, system.asked.seeds, len(seeds)) if one]
-    for seed in seeds[: min(counts)]:
+    for seed in seeds[: row.seeds or None][: system.asked.seeds or None]:
         asked = training_of(row, system, seed)
         if isinstance(asked, MotionFitting):
             return {seed: asked}
@@ -331,13 +330,13 @@ def _model_rows(
     scores: dict[str, list[Mapping[str, Any]]] = {}
     last: dict[str, _Contender] = {}
     steps: list[int] = []
+    sparing = row.spared(arena.system.name)
     for seed, asked in trainings.items():
         if isinstance(asked, MotionFitting):
             contenders = [_fitted(row, asked)]
         else:
             contenders = _trained(row, asked, seed, arena, place)
             steps.append(contenders[0].steps)
-        sparing = row.spared(arena.system.name)
         ways = _Ways(contenders=contenders, arena=arena, sparing=sparing)
         for one in contenders:
             made = _kept(
