@@ -1,11 +1,12 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 import undula
-from undula.cli.main import main
+from undula.cli.main import VERBS, main
 
 
 def python(code):
@@ -44,3 +45,13 @@ def test_an_unknown_command_names_the_nearest(capsys):
 def test_the_version_is_printed(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == undula.__version__
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_the_help_of_a_command_says_what_it_takes_in_words(verb, capsys):
+    with suppress(SystemExit):
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: undula {verb}")
+    assert " object at " not in said
+    assert "<function" not in said

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import restricted_number_type
 
 from undula.errors import UsageError
 from undula.estimates import Estimate
@@ -50,18 +51,9 @@ _CLASS_NAMED = re.compile(
 Made = TypeVar("Made")
 
 
-def seed(text: str | int) -> int:
-    """Read a seed: a whole number that every source of chance takes.
-
-    Raises:
-        ValueError: It is none.
-    """
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise ValueError(f"a seed is a whole number from 0 to 2⁶³ − 1, not {text}")
-    return number
-
-
+seed = restricted_number_type(
+    "seed", int, [(">=", 0), ("<", 2**63)], docstring="A whole number that every source takes."
+)
 MEMORY_LIMIT: dict[str, Any] = {
     "metavar": "SIZE",
     "help": "of the whole process, such as 4GiB: work is cut to fit, or refused with what fits "
