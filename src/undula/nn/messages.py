@@ -29,12 +29,11 @@ again on the way back, so their memory does not grow with the number of pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from importlib import import_module
 from math import pi, sqrt
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -43,12 +42,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from undula.errors import InputError, MachineError, UsageError
+from undula.nn.compiled import in_parts
 from undula.nn.harmonics import solid_harmonics
 from undula.nn.irreps import by_degree, joined, width
 from undula.nn.message_kernels import add_derivatives, add_messages
 from undula.nn.radial import RadialWeights
-
-Result = TypeVar("Result")
 
 Form = Literal["auto", "plain", "fused", "e3nn"]
 """How to compute messages; "auto" is "fused" on a CPU and "plain" elsewhere."""
@@ -498,7 +496,7 @@ class _Fused(torch.autograd.Function):
         def work(first: int, last: int) -> None:
             add_messages(first, last, *given, sums.numpy())
 
-        _in_parts(work, graph)
+        in_parts(work, graph.starts, _PAIRS_PER_THREAD)
         return sums
 
     @staticmethod
@@ -522,21 +520,10 @@ class _Fused(torch.autograd.Function):
             return shared
 
         by_senders, by_rows = (
-            reduce(Tensor.add_, parts) for parts in zip(*_in_parts(work, ctx.graph), strict=True)
+            reduce(Tensor.add_, parts)
+            for parts in zip(*in_parts(work, ctx.graph.starts, _PAIRS_PER_THREAD), strict=True)
         )
         return by_receivers, by_senders, by_rows, None, None, None, None
-
-
-def _in_parts(work: Callable[[int, int], Result], graph: MessageGraph) -> list[Result]:
-    """Call a function for consecutive receivers with equally many pairs, one part a thread."""
-    pairs = len(graph.senders)
-    parts = max(1, min(torch.get_num_threads(), pairs // _PAIRS_PER_THREAD))
-    goals = torch.arange(1, parts) * pairs // parts
-    ends = [0, *torch.searchsorted(graph.starts, goals).tolist(), len(graph.starts) - 1]
-    if parts == 1:
-        return [work(*ends)]
-    with ThreadPoolExecutor(parts) as pool:
-        return list(pool.map(work, ends[:-1], ends[1:]))
 
 
 def _arrays(tensors: Sequence[Tensor], graph: MessageGraph, paths: Coupling) -> list[np.ndarray]:

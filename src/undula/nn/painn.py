@@ -32,12 +32,10 @@ normalised before each step; sums are divided by the root of a typical number of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
 from math import isfinite
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,14 +46,10 @@ from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
+from undula.nn.compiled import Form, fuses, in_parts
 from undula.nn.painn_kernels import add_derivatives, add_messages
 from undula.nn.products import through
-from undula.nn.radial import RadialConfig, RadialNetwork, RadialWeights
-
-Result = TypeVar("Result")
-
-Form = Literal["auto", "plain", "fused"]
-"""How to compute messages; "auto" is "fused" on a CPU and "plain" elsewhere."""
+from undula.nn.radial import RadialConfig, RadialNetwork, RadialWeights, check_places
 
 _PAIRS_PER_THREAD = 8192
 """Below this a second thread costs more than it saves."""
@@ -133,19 +127,10 @@ class PaiNN(nn.Module):
             UsageError: The form cannot serve this device or dtype, or a pair has a kind that
                 the configuration does not know.
         """
-        device, dtype = graph.vectors.device, graph.vectors.dtype
-        if form == "auto":
-            form = "fused" if device.type == "cpu" else "plain"
-        elif form == "fused" and (
-            device.type != "cpu" or dtype not in (torch.float32, torch.float64)
-        ):
-            raise UsageError(
-                'the form "fused" of PaiNN needs float32 or float64 on a CPU, not '
-                f'{dtype} on {device}; choose "auto" or "plain"'
-            )
+        fused = fuses(form, graph.vectors, "PaiNN")
         check_kinds(graph, self.config.pair_kinds)
         weights = [message.weights(graph) for message in cast("list[Message]", self.messages)]
-        return Filters(graph, tuple(one if form == "fused" else one.of_pairs() for one in weights))
+        return Filters(graph, tuple(one if fused else one.of_pairs() for one in weights))
 
     def forward(
         self,
@@ -328,7 +313,7 @@ def neighbour_sums(
             f"{features.shape[1]} and {rows.shape[1]}"
         )
     if not isinstance(weights, Tensor):
-        _check_places(weights, graph)
+        check_places(weights, len(graph.senders))
         return _Fused.apply(features, vectors, *weights, graph)
     own, carried, along = (graph.from_senders(features) * weights).chunk(3, dim=1)
     arriving = (
@@ -336,16 +321,6 @@ def neighbour_sums(
         + along[:, None] * graph.directions[:, :, None]
     )
     return graph.sums(own), graph.sums(arriving)
-
-
-def _check_places(weights: RadialWeights, graph: AtomGraph) -> None:
-    """Refuse places where the compiled loop would read another's memory."""
-    pairs, last = len(graph.senders), len(weights.rows) - 2
-    lower, part = weights.lower, weights.part
-    if len(lower) != pairs or len(part) != pairs:
-        raise ValueError(f"{pairs} pairs need as many places, not {len(lower)}")
-    if pairs and (int(lower.min()) < 0 or int(lower.max()) > last):
-        raise ValueError(f"the places of pairs should be from 0 to {last}")
 
 
 class _Fused(torch.autograd.Function):
@@ -371,7 +346,7 @@ class _Fused(torch.autograd.Function):
         def work(first: int, last: int) -> None:
             add_messages(first, last, *given, scalar_sums.numpy(), vector_sums.numpy())
 
-        _in_parts(work, graph)
+        in_parts(work, graph.starts, _PAIRS_PER_THREAD)
         return scalar_sums, vector_sums
 
     @staticmethod
@@ -386,21 +361,9 @@ class _Fused(torch.autograd.Function):
             add_derivatives(first, last, *given, *arriving, *(one.numpy() for one in made))
             return made
 
-        parts = _in_parts(work, ctx.graph)
+        parts = in_parts(work, ctx.graph.starts, _PAIRS_PER_THREAD)
         sums = (reduce(Tensor.add_, some) for some in zip(*parts, strict=True))
         return *sums, None, None, None
-
-
-def _in_parts(work: Callable[[int, int], Result], graph: AtomGraph) -> list[Result]:
-    """Call a function for consecutive receivers with equally many pairs, one part a thread."""
-    pairs = len(graph.senders)
-    parts = max(1, min(torch.get_num_threads(), pairs // _PAIRS_PER_THREAD))
-    if parts == 1:
-        return [work(0, graph.atoms)]
-    goals = torch.arange(1, parts) * pairs // parts
-    ends = [0, *torch.searchsorted(graph.starts, goals).tolist(), graph.atoms]
-    with ThreadPoolExecutor(parts) as pool:
-        return list(pool.map(work, ends[:-1], ends[1:]))
 
 
 def _arrays(

@@ -74,6 +74,19 @@ class RadialWeights(NamedTuple):
         return torch.lerp(low, high, self.part[:, None])
 
 
+def check_places(weights: RadialWeights, pairs: int) -> None:
+    """Refuse places where a compiled loop would read another's memory.
+
+    Raises:
+        ValueError: There are not as many as pairs, or one lies outside the table.
+    """
+    lower, part, last = weights.lower, weights.part, len(weights.rows) - 2
+    if len(lower) != pairs or len(part) != pairs:
+        raise ValueError(f"{pairs} pairs need as many places, not {len(lower)}")
+    if pairs and (int(lower.min()) < 0 or int(lower.max()) > last):
+        raise ValueError(f"the places of pairs should be from 0 to {last}")
+
+
 def gaussian_basis(
     distances: Float[Tensor, " pairs"], centres: int, window: float, sharpness: float | None = None
 ) -> Float[Tensor, "pairs centres"]:
