@@ -287,9 +287,14 @@ def test_refuses_rows_of_another_length():
 
 def test_refuses_places_outside_the_table():
     case = Case((8, 8))
-    for lower in (case.radial.lower + 5, case.radial.lower - 5, case.radial.lower[1:]):
-        case.radial = case.radial._replace(lower=lower)
-        with pytest.raises(ValueError, match="pairs needs a place from 0 to 4"):
+    weights = case.radial
+    for lower, words in (
+        (weights.lower + 5, "should be from 0 to 4"),
+        (weights.lower - 5, "should be from 0 to 4"),
+        (weights.lower[1:], "need as many places"),
+    ):
+        case.radial = weights._replace(lower=lower)
+        with pytest.raises(ValueError, match=words):
             case.sums("fused")
 
 

@@ -52,7 +52,10 @@ Made = TypeVar("Made")
 
 
 seed = restricted_number_type(
-    "seed", int, [(">=", 0), ("<", 2**63)], docstring="A whole number that every source takes."
+    "seed",
+    int,
+    [(">=", 0), ("<", 2**63)],
+    docstring="A whole number that every source of chance takes.",
 )
 MEMORY_LIMIT: dict[str, Any] = {
     "metavar": "SIZE",

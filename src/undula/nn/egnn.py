@@ -30,8 +30,8 @@ without an exponential. A linear layer beside a sum over pairs is applied to ato
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from math import isfinite
 from typing import Any, cast
 
@@ -44,7 +44,7 @@ from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
-from undula.nn.compiled import Form, fuses, in_parts
+from undula.nn.compiled import Form, added_in_parts, fuses, in_parts
 from undula.nn.egnn_kernels import add_derivatives, add_messages
 from undula.nn.painn import LEAST, Norm, check_kinds, drawn_linear, pair_weights
 from undula.nn.products import through
@@ -263,7 +263,7 @@ class _Fused(torch.autograd.Function):
         tensors = (here, there, carried, rows, lower, part)
         ctx.save_for_backward(*tensors)
         ctx.filters = filters
-        given = _arrays(filters, *tensors)
+        given = _arrays(filters, tensors)
         heard, pushed = (carried.new_zeros(shape) for shape in (here.shape, carried.shape))
 
         def work(first: int, last: int) -> None:
@@ -276,36 +276,27 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_heard: Tensor, by_pushed: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        given = _arrays(ctx.filters, *saved)
+        given = _arrays(ctx.filters, saved)
         arriving = (by_heard.contiguous().numpy(), by_pushed.contiguous().numpy())
 
-        def work(first: int, last: int) -> tuple[Tensor, ...]:
-            made = tuple(torch.zeros(one.shape, dtype=one.dtype) for one in saved[:4])
-            add_derivatives(first, last, *given, *arriving, *(one.numpy() for one in made))
-            return made
+        def add(first: int, last: int, *made: np.ndarray) -> None:
+            add_derivatives(first, last, *given, *arriving, *made)
 
-        parts = in_parts(work, ctx.filters.graph.starts, _PAIRS_PER_THREAD)
-        sums = (reduce(Tensor.add_, some) for some in zip(*parts, strict=True))
-        return *sums, None, None, None
+        starts = ctx.filters.graph.starts
+        return *added_in_parts(add, starts, _PAIRS_PER_THREAD, saved[:4]), None, None, None
 
 
-def _arrays(
-    filters: PairTerms,
-    here: Tensor,
-    there: Tensor,
-    carried: Tensor,
-    rows: Tensor,
-    lower: Tensor,
-    part: Tensor,
-) -> list[np.ndarray]:
+def _arrays(filters: PairTerms, tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """Return what both kernels take; indices are unsigned, see `undula.nn.egnn_kernels`."""
     graph = filters.graph
+    *of_atoms, rows, lower, part = (one.detach().contiguous().numpy() for one in tensors)
     return [
         graph.starts.numpy().view(np.uint64),
         graph.senders.numpy().view(np.uint64),
         graph.directions.numpy(),
         filters.fading.numpy(),
-        *(one.detach().contiguous().numpy() for one in (here, there, carried, rows)),
-        lower.numpy().view(np.uint64),
-        part.detach().contiguous().numpy(),
+        *of_atoms,
+        rows,
+        lower.view(np.uint64),
+        part,
     ]

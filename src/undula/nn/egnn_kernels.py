@@ -9,18 +9,25 @@ from __future__ import annotations
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-# Sums may be reordered; infinities and NaN stay what they are, so that they can be found.
-_compiled = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
-)
-
-_ONE = np.uint64(1)
+from undula.nn.compiled import ONE, compiled, inlined
 
 
-@_compiled
+@inlined
+@no_type_check
+def _heard(i, j, c, x, y, z, low, share, here, there, carried, rows):
+    """Return q of a pair and a channel: what its gate decides on."""
+    weight = rows[low, c] + share * (rows[low + ONE, c] - rows[low, c])
+    nearer = (
+        x * (carried[j, 0, c] - carried[i, 0, c])
+        + y * (carried[j, 1, c] - carried[i, 1, c])
+        + z * (carried[j, 2, c] - carried[i, 2, c])
+    )
+    return here[i, c] + there[j, c] + weight + nearer
+
+
+@compiled
 @no_type_check
 def add_messages(
     first,
@@ -44,19 +51,12 @@ def add_messages(
     half = one / (one + one)
     message = np.empty(rows.shape[1], rows.dtype)
     for i in range(np.uint64(first), np.uint64(last)):
-        for pair in range(starts[i], starts[i + _ONE]):
+        for pair in range(starts[i], starts[i + ONE]):
             j, low, share = senders[pair], lower[pair], part[pair]
-            high = low + _ONE
             x, y, z = directions[pair, 0], directions[pair, 1], directions[pair, 2]
             fade = half * fading[pair]
             for c in range(channels):
-                weight = rows[low, c] + share * (rows[high, c] - rows[low, c])
-                nearer = (
-                    x * (carried[j, 0, c] - carried[i, 0, c])
-                    + y * (carried[j, 1, c] - carried[i, 1, c])
-                    + z * (carried[j, 2, c] - carried[i, 2, c])
-                )
-                q = here[i, c] + there[j, c] + weight + nearer
+                q = _heard(i, j, c, x, y, z, low, share, here, there, carried, rows)
                 message[c] = fade * (q + q * (q / np.sqrt(one + q * q)))
             for c in range(channels):
                 heard[i, c] += message[c]
@@ -65,7 +65,7 @@ def add_messages(
                 pushed[i, 2, c] += z * message[c]
 
 
-@_compiled
+@compiled
 @no_type_check
 def add_derivatives(
     first,
@@ -93,19 +93,13 @@ def add_derivatives(
     two = one + one
     by = np.empty(rows.shape[1], rows.dtype)
     for i in range(np.uint64(first), np.uint64(last)):
-        for pair in range(starts[i], starts[i + _ONE]):
+        for pair in range(starts[i], starts[i + ONE]):
             j, low, share = senders[pair], lower[pair], part[pair]
-            high = low + _ONE
+            high = low + ONE
             x, y, z = directions[pair, 0], directions[pair, 1], directions[pair, 2]
             fade = fading[pair] / two
             for c in range(channels):
-                weight = rows[low, c] + share * (rows[high, c] - rows[low, c])
-                nearer = (
-                    x * (carried[j, 0, c] - carried[i, 0, c])
-                    + y * (carried[j, 1, c] - carried[i, 1, c])
-                    + z * (carried[j, 2, c] - carried[i, 2, c])
-                )
-                q = here[i, c] + there[j, c] + weight + nearer
+                q = _heard(i, j, c, x, y, z, low, share, here, there, carried, rows)
                 t = q / np.sqrt(one + q * q)
                 by_message = (
                     by_heard[i, c]

@@ -12,48 +12,41 @@ A path (l, λ, L) is split into *strands*, one for each component of the feature
   components of the harmonics.
 
 All indices are unsigned: a signed one may count from the end in numba, and the loops over
-channels are then not vectorised (four times slower). Whoever changes a function that another one
-calls need not fear the cache on disk, because all are in this file.
+channels are then not vectorised (four times slower).
 """
 
 from __future__ import annotations
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-# Sums may be reordered; infinities and NaN stay what they are, so that they can be found.
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-_inlined = numba.njit(nogil=True, error_model="numpy", fastmath=_FAST, forceinline=True)
-
-_ONE = np.uint64(1)
+from undula.nn.compiled import ONE, compiled, inlined
 
 
-@_inlined
+@inlined
 @no_type_check
 def _prepare(row, place, share, sender, receivers, senders, rows, feature, weight):
     """Write the features and the weights of one pair."""
     for c in range(np.uint64(len(feature))):
         feature[c] = receivers[row, c] + senders[sender, c]
-    above = place + _ONE
+    above = place + ONE
     for c in range(np.uint64(len(weight))):
         weight[c] = rows[place, c] + share * (rows[above, c] - rows[place, c])
 
 
-@_inlined
+@inlined
 @no_type_check
 def _turn(pair, harmonics, terms, components, coefficients, turned):
     """Write what each term multiplies by."""
     for term in range(np.uint64(len(turned))):
         value = harmonics.dtype.type(0)
-        for k in range(terms[term, 1], terms[term + _ONE, 1]):
+        for k in range(terms[term, 1], terms[term + ONE, 1]):
             value += coefficients[k] * harmonics[pair, components[k]]
         turned[term] = value
 
 
-@_compiled
+@compiled
 @no_type_check
 def add_messages(
     first,
@@ -78,7 +71,7 @@ def add_messages(
     weighted = np.empty_like(feature)
     turned = np.empty(len(terms) - 1, receivers.dtype)
     for i in range(np.uint64(first), np.uint64(last)):
-        for pair in range(starts[i], starts[i + _ONE]):
+        for pair in range(starts[i], starts[i + ONE]):
             _prepare(
                 i,
                 lower[pair],
@@ -95,13 +88,13 @@ def add_messages(
                 x, w, channels = strands[strand, 0], strands[strand, 1], strands[strand, 2]
                 for c in range(channels):
                     weighted[c] = weight[w + c] * feature[x + c]
-                for term in range(strands[strand, 3], strands[strand + _ONE, 3]):
+                for term in range(strands[strand, 3], strands[strand + ONE, 3]):
                     y, factor = terms[term, 0], turned[term]
                     for c in range(channels):
                         sums[i, y + c] += factor * weighted[c]
 
 
-@_compiled
+@compiled
 @no_type_check
 def add_derivatives(
     first,
@@ -130,7 +123,7 @@ def add_derivatives(
     by_weight = np.empty_like(weight)
     turned = np.empty(len(terms) - 1, receivers.dtype)
     for i in range(np.uint64(first), np.uint64(last)):
-        for pair in range(starts[i], starts[i + _ONE]):
+        for pair in range(starts[i], starts[i + ONE]):
             place, share, j = lower[pair], part[pair], sender_of[pair]
             _prepare(i, place, share, j, receivers, senders, rows, feature, weight)
             _turn(pair, harmonics, terms, components, coefficients, turned)
@@ -140,7 +133,7 @@ def add_derivatives(
                 x, w, channels = strands[strand, 0], strands[strand, 1], strands[strand, 2]
                 for c in range(channels):
                     towards[c] = 0
-                for term in range(strands[strand, 3], strands[strand + _ONE, 3]):
+                for term in range(strands[strand, 3], strands[strand + ONE, 3]):
                     y, factor = terms[term, 0], turned[term]
                     for c in range(channels):
                         towards[c] += factor * by_sums[i, y + c]
@@ -150,7 +143,7 @@ def add_derivatives(
             for c in range(np.uint64(len(feature))):
                 by_receivers[i, c] += by_feature[c]
                 by_senders[j, c] += by_feature[c]
-            above = place + _ONE
+            above = place + ONE
             for c in range(np.uint64(len(weight))):
                 upper = share * by_weight[c]
                 by_rows[above, c] += upper

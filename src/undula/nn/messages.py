@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from importlib import import_module
 from math import pi, sqrt
 from typing import Any, Literal, NamedTuple
@@ -42,11 +42,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from undula.errors import InputError, MachineError, UsageError
-from undula.nn.compiled import in_parts
+from undula.nn.compiled import added_in_parts, check_fused, in_parts
 from undula.nn.harmonics import solid_harmonics
 from undula.nn.irreps import by_degree, joined, width
 from undula.nn.message_kernels import add_derivatives, add_messages
-from undula.nn.radial import RadialWeights
+from undula.nn.radial import RadialWeights, check_places
 
 Form = Literal["auto", "plain", "fused", "e3nn"]
 """How to compute messages; "auto" is "fused" on a CPU and "plain" elsewhere."""
@@ -305,14 +305,8 @@ def _fused(
     receivers: Tensor, senders: Tensor, radial: RadialWeights, graph: MessageGraph, paths: Coupling
 ) -> Tensor:
     """Compute the sums in a compiled loop."""
-    if receivers.device.type != "cpu" or receivers.dtype not in (torch.float32, torch.float64):
-        raise UsageError(
-            'the form "fused" of the messages needs float32 or float64 on a CPU, not '
-            f'{receivers.dtype} on {receivers.device}; choose "auto" or "plain"'
-        )
-    lower, last = radial.lower, len(radial.rows) - 2
-    if len(lower) != len(graph.senders) or bool(((lower < 0) | (lower > last)).any()):
-        raise ValueError(f"each of {len(graph.senders)} pairs needs a place from 0 to {last}")
+    check_fused(receivers, "the messages")
+    check_places(radial, len(graph.senders))
     return _Fused.apply(receivers, senders, *radial, graph, paths)
 
 
@@ -507,23 +501,12 @@ class _Fused(torch.autograd.Function):
         arriving = by_sums.contiguous().numpy()
         by_receivers = torch.zeros_like(receivers)
 
-        def work(first: int, last: int) -> tuple[Tensor, Tensor]:
-            shared = torch.zeros_like(senders), torch.zeros_like(rows)
-            add_derivatives(
-                first,
-                last,
-                *given,
-                arriving,
-                by_receivers.numpy(),
-                *(one.numpy() for one in shared),
-            )
-            return shared
+        def add(first: int, last: int, *shared: np.ndarray) -> None:
+            add_derivatives(first, last, *given, arriving, by_receivers.numpy(), *shared)
 
-        by_senders, by_rows = (
-            reduce(Tensor.add_, parts)
-            for parts in zip(*in_parts(work, ctx.graph.starts, _PAIRS_PER_THREAD), strict=True)
-        )
-        return by_receivers, by_senders, by_rows, None, None, None, None
+        starts = ctx.graph.starts
+        by_shared = added_in_parts(add, starts, _PAIRS_PER_THREAD, (senders, rows))
+        return by_receivers, *by_shared, None, None, None, None
 
 
 def _arrays(tensors: Sequence[Tensor], graph: MessageGraph, paths: Coupling) -> list[np.ndarray]:

@@ -33,7 +33,6 @@ normalised before each step; sums are divided by the root of a typical number of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import reduce
 from math import isfinite
 from typing import Any, cast
 
@@ -46,7 +45,7 @@ from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
-from undula.nn.compiled import Form, fuses, in_parts
+from undula.nn.compiled import Form, added_in_parts, fuses, in_parts
 from undula.nn.painn_kernels import add_derivatives, add_messages
 from undula.nn.products import through
 from undula.nn.radial import RadialConfig, RadialNetwork, RadialWeights, check_places
@@ -356,14 +355,11 @@ class _Fused(torch.autograd.Function):
         given = _arrays(ctx.graph, *saved)
         arriving = (by_scalars.contiguous().numpy(), by_vectors.contiguous().numpy())
 
-        def work(first: int, last: int) -> tuple[Tensor, ...]:
-            made = tuple(torch.zeros(one.shape, dtype=one.dtype) for one in saved[:3])
-            add_derivatives(first, last, *given, *arriving, *(one.numpy() for one in made))
-            return made
+        def add(first: int, last: int, *made: np.ndarray) -> None:
+            add_derivatives(first, last, *given, *arriving, *made)
 
-        parts = in_parts(work, ctx.graph.starts, _PAIRS_PER_THREAD)
-        sums = (reduce(Tensor.add_, some) for some in zip(*parts, strict=True))
-        return *sums, None, None, None
+        starts = ctx.graph.starts
+        return *added_in_parts(add, starts, _PAIRS_PER_THREAD, saved[:3]), None, None, None
 
 
 def _arrays(

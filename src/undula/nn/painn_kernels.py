@@ -9,18 +9,12 @@ from __future__ import annotations
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-# Sums may be reordered; infinities and NaN stay what they are, so that they can be found.
-_compiled = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
-)
-
-_ONE = np.uint64(1)
+from undula.nn.compiled import ONE, compiled
 
 
-@_compiled
+@compiled
 @no_type_check
 def add_messages(
     first,
@@ -41,9 +35,9 @@ def add_messages(
     twice = channels + channels
     product = np.empty(rows.shape[1], rows.dtype)
     for i in range(np.uint64(first), np.uint64(last)):
-        for pair in range(starts[i], starts[i + _ONE]):
+        for pair in range(starts[i], starts[i + ONE]):
             j, low, share = senders[pair], lower[pair], part[pair]
-            high = low + _ONE
+            high = low + ONE
             x, y, z = directions[pair, 0], directions[pair, 1], directions[pair, 2]
             for c in range(twice + channels):
                 weight = rows[low, c] + share * (rows[high, c] - rows[low, c])
@@ -56,7 +50,7 @@ def add_messages(
                 vector_sums[i, 2, c] += carried * vectors[j, 2, c] + along * z
 
 
-@_compiled
+@compiled
 @no_type_check
 def add_derivatives(
     first,
@@ -82,9 +76,9 @@ def add_derivatives(
     product = np.empty(channels, rows.dtype)
     by_product = np.empty(width, rows.dtype)
     for i in range(np.uint64(first), np.uint64(last)):
-        for pair in range(starts[i], starts[i + _ONE]):
+        for pair in range(starts[i], starts[i + ONE]):
             j, low, share = senders[pair], lower[pair], part[pair]
-            high = low + _ONE
+            high = low + ONE
             x, y, z = directions[pair, 0], directions[pair, 1], directions[pair, 2]
             for c in range(channels):
                 by_product[c] = by_scalars[i, c]
