@@ -126,6 +126,18 @@ def test_the_manifest_names_every_file_with_its_hash(folder):
     assert [entry["holdout"] for entry in manifest["trajectories"]] == [False, True]
 
 
+def test_data_are_the_same_whatever_version_prepared_them(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["versions"]["numpy"] = "of another year"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert open_dataset(copy).sha256 == open_dataset(folder).sha256
+    manifest["files"]["structure.npy"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert open_dataset(copy).sha256 != open_dataset(folder).sha256
+
+
 @pytest.mark.parametrize("shards_done", [0, 2, 4])
 def test_a_killed_preparation_resumes_to_the_same_bytes(folder, peptide, tmp_path, shards_done):
     topology, first, second = peptide

@@ -162,7 +162,41 @@ def test_differenced_velocities_need_valid_differences_and_two_frames_on_each_si
 def test_the_same_recordings_have_the_same_bytes(tmp_path):
     one = written(tmp_path / "one", {"a": recorded()})
     other = written(tmp_path / "other", {"a": recorded()})
-    assert one.sha256 == other.sha256
+    assert [(one.folder / "manifest.json").read_bytes(), one.sha256] == [
+        (other.folder / "manifest.json").read_bytes(),
+        other.sha256,
+    ]
+
+
+def test_what_was_noticed_and_by_which_version_does_not_make_other_data(tmp_path):
+    one = written(tmp_path / "one", {"a": recorded()})
+    noticed = recorded(notices=(Notice(code="atoms-guessed", message="in other words"),))
+    other = written(tmp_path / "other", {"a": noticed}, provenance={"origin": "said otherwise"})
+    path = other.folder / "manifest.json"
+    manifest = atomic.read_json(path)
+    manifest["versions"]["numpy"] = "of another year"
+    path.write_text(json.dumps(manifest))
+    assert open_recordings(other.folder).sha256 == one.sha256
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frame_ps": 0.2},
+        {"start_ps": 5.0},
+        {"velocities": None},
+        {"differences": Differences(error=0.05, by="velocities", valid=True)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_frames_are_makes_other_data(tmp_path, changes):
+    frames = recorded()
+    one = written(tmp_path / "one", {"a": frames})
+    other = written(tmp_path / "other", {"a": replace(frames, **changes)})
+    moved = replace(frames, positions=frames.positions + 1)
+    third = written(tmp_path / "third", {"a": moved})
+    named = written(tmp_path / "named", {"b": frames})
+    assert len({each.sha256 for each in (one, other, third, named)}) == 4
 
 
 def test_a_recording_is_recorded_only_while_its_files_are_as_written(tmp_path):

@@ -17,7 +17,9 @@ is one contiguous slice of a memory-mapped array. In a compact data set they are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,10 +33,12 @@ from undula.errors import InputError, Notice, one_line
 from undula.io.arrays import load_array
 from undula.io.packing import Kind, PackedRows
 from undula.io.trajectories import LARGEST_COORDINATE
-from undula.notices import from_json
+from undula.notices import REPORT, from_json
 from undula.types import Structure
 
 FORMAT = 2
+RECORDING_SUFFIX = ".recording.json"
+"""Ends the names of the files that describe recordings of atoms."""
 _LABELS = ("elements", "atom_names", "residue_names", "insertion_codes", "chain_ids")
 _NUMBERS = ("residue_numbers", "residue_index", "file_index")
 
@@ -211,8 +215,8 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the manifest, which covers all files."""
-        return atomic.sha256(self.folder / "manifest.json")
+        """SHA-256 of what the frames are and hold; see `content_sha256`."""
+        return content_sha256(self.manifest["files"], self.manifest["trajectories"])
 
     @property
     def notices(self) -> list[Notice]:
@@ -255,6 +259,26 @@ def open_dataset(folder: Path, *, verify: bool = False) -> Dataset:
         raise InputError(f"{folder / 'manifest.json'} is damaged: {error!r}") from error
 
 
+def content_sha256(files: Mapping[str, str], described: Sequence[Mapping[str, Any]]) -> str:
+    """Tell what a data set holds from what another does: by content, not by how it was made.
+
+    The same frames have the same digest whichever version of undula or of a library wrote them,
+    whatever was noticed and however it was worded: runs and scores that were made with one can
+    be gone on with from the other.
+
+    Args:
+        files: All files of the folder → SHA-256.
+        described: Of its trajectories, without what may be worded otherwise.
+    """
+    held = {
+        name: digest
+        for name, digest in files.items()
+        if name not in (REPORT, "request.json") and not name.endswith(RECORDING_SUFFIX)
+    }
+    content = {"files": held, "trajectories": list(described)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def check_request(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise where a manifest, which nothing signs, repeats another request than was written.
 
@@ -295,7 +319,7 @@ def verify_files(folder: Path, promised: Mapping[str, str]) -> None:
             raise InputError(f"{path} is missing")
         if atomic.sha256(path) != digest:
             raise InputError(f"{path} has changed since it was made")
-    for pattern in ("*.npy", "shard-*.json", "*.recording.json"):
+    for pattern in ("*.npy", "shard-*.json", f"*{RECORDING_SUFFIX}"):
         for path in sorted(folder.rglob(pattern)):
             known = path.relative_to(folder).as_posix() in promised
             if not known and not path.name.startswith(atomic.OWN_PREFIX):

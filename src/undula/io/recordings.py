@@ -39,8 +39,10 @@ from undula import atomic
 from undula.errors import InputError, Notice, one_line
 from undula.io.arrays import load_array
 from undula.io.datasets import (
+    RECORDING_SUFFIX,
     check_names,
     check_request,
+    content_sha256,
     read_structure,
     verify_files,
     write_structure,
@@ -266,8 +268,12 @@ class Recordings:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the manifest, which covers all files."""
-        return atomic.sha256(self.folder / "manifest.json")
+        """SHA-256 of what the frames are and hold; see `undula.io.datasets.content_sha256`."""
+        described = [
+            {**entry, "differences": one.differences is not None and one.differences.valid}
+            for entry, one in zip(self.manifest["recordings"], self.recordings, strict=True)
+        ]
+        return content_sha256(self.manifest["files"], described)
 
     @property
     def notices(self) -> list[Notice]:
@@ -488,7 +494,7 @@ def open_recordings(folder: Path) -> Recordings:
             _recording(folder, entry, len(system)) for entry in manifest["recordings"]
         )
         named = sorted(_description(one.name) for one in recordings)
-        if named != sorted(f for f in manifest["files"] if f.endswith(_description(""))):
+        if named != sorted(f for f in manifest["files"] if f.endswith(RECORDING_SUFFIX)):
             raise InputError(f"{folder / 'manifest.json'} is damaged: it lists other recordings")
         if {one.frame_ps for one in recordings} != {manifest["frame_ps"]}:
             raise InputError(f"{folder / 'manifest.json'} is damaged: its frame_ps is another")
@@ -510,7 +516,7 @@ def open_recordings(folder: Path) -> Recordings:
 
 
 def _description(name: str) -> str:
-    return f"{name}.recording.json"
+    return name + RECORDING_SUFFIX
 
 
 def write_system(folder: Path, system: MolecularSystem) -> dict[str, str]:
