@@ -1,12 +1,15 @@
 """Set the published tables beside ours: writes the tables of docs/published.md.
 
-    python tools/published.py [--take FOLDER …] [--check]
+    python tools/published.py [--take FOLDER … [--keep] [--runs FOLDER]] [--check]
 
 ``--take`` first copies the tables that ``undula evaluate --protocol`` wrote into a folder (one of
 a whole study or of a single system) to ``results/PROTOCOL/NAME``: JSON alone, without scores of
-single windows and without times. Then every table of the page is written anew from what lies in
-``results`` and from the published numbers of the protocols. ``--check`` writes nothing and fails
-where the page says something else.
+single windows and without times. With ``--keep`` rows of a system of atoms that lie there and not
+in the folder stay, if the trivial rows of both are the same to the last digit: data, split and
+scoring were then the same. With ``--runs`` the weights that were scored are copied from their run
+folders to ``checkpoints/PROTOCOL``, from which the same command gives the same tables again. After
+that every table of the page is written anew from what lies in ``results`` and from the published
+numbers of the protocols. ``--check`` writes nothing and fails where the page says something else.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ from typing import Any
 from undula import atomic
 from undula.cli.configured import read_motion_protocol, read_protocol
 from undula.errors import InputError
+from undula.motion.trained import WEIGHTS
 from undula.report.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "published.md"
+CHECKPOINTS = ROOT / "checkpoints"
 NOT_TRAINED, NOT_SCORED, NO_NUMBER = "not yet trained", "not yet scored", "–"
 _TIMES = "times.json"
 _STANDS_FOR = {"DESCINet": "scinet"}
@@ -34,11 +39,17 @@ _BINS = (("2–10", 2, 10), ("11–100", 11, 100), ("beyond", 101, 10**9))
 """Frames ahead, by the last frame of a part of the horizon."""
 
 
-def take(folder: Path, results: Path = RESULTS) -> Path:
+def take(folder: Path, results: Path = RESULTS, *, keep: bool = False) -> Path:
     """Copy the tables of a study, and return where they lie.
 
+    Args:
+        folder: Of the study.
+        results: Of all results.
+        keep: Whether rows that were taken before and are not in the folder stay.
+
     Raises:
-        InputError: It is no folder of a study, or a table names a place on this machine.
+        InputError: It is no folder of a study, or a table names a place on this machine; rows
+            cannot stay beside the new ones.
     """
     if not (folder / "table-1.json").is_file():
         raise InputError(f"{folder} holds no study with a table-1.json")
@@ -53,11 +64,79 @@ def take(folder: Path, results: Path = RESULTS) -> Path:
     named = _systems(tables["table-1.json"])
     protocol = "domino" if named else "moe-dsr"
     out = results / protocol / (named[0] if len(named) == 1 else "all")
+    if keep:
+        if len(named) != 1:
+            raise InputError(f"{folder}: rows are kept beside those of one system of atoms alone")
+        before = {path.name: atomic.read_json(path) for path in sorted(out.glob("*.json"))}
+        tables = _beside(before, tables, out)
     for path in out.glob("*.json") if out.is_dir() else ():
         path.unlink()
     for name, table in tables.items():
         atomic.write_json(out / name, table)
     return out
+
+
+def take_weights(folder: Path, runs: Path, out: Path) -> list[Path]:
+    """Copy the weights that the scores of a study are of, and return where they lie.
+
+    Args:
+        folder: Of the study.
+        runs: Its run folders.
+        out: A folder of run folders that hold nothing but their weights.
+
+    Raises:
+        InputError: A run has other weights than were scored.
+    """
+    scored = {}
+    for path in sorted((folder / "scores").rglob("*.json")):
+        weights = atomic.read_json(path)["of"].get("weights")
+        if weights is not None:
+            parts = path.relative_to(folder / "scores").with_suffix("").parts
+            seed = next(place for place, one in enumerate(parts) if one.startswith("seed-"))
+            row = parts[seed - 1].partition("@")[0]
+            scored[Path(*parts[: seed - 1], row, parts[seed])] = weights
+    for place, weights in scored.items():
+        run = runs / place / WEIGHTS
+        if not run.is_file() or atomic.sha256(run) != weights:
+            raise InputError(f"{run} has not the weights that {folder} has the scores of")
+        atomic.write(out / place / WEIGHTS, run.read_bytes())
+    return [out / place for place in scored]
+
+
+def _beside(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return the tables of now with the rows that they lack from those before.
+
+    Raises:
+        InputError: The trivial rows differ, so that rows were not scored alike.
+    """
+    order = [row.name for row in read_motion_protocol("domino").rows]
+    means = [tables.get("table-1.json", {}).get("mean", {}) for tables in (before, now)]
+    trivial = [
+        {name: one for name, one in mean.items() if name.partition("@")[0] not in order}
+        for mean in means
+    ]
+    if trivial[0] != trivial[1]:
+        raise InputError(f"the trivial rows in {out} have other scores: its rows cannot stay")
+    made = set(means[1])
+
+    def joined(old: Any, new: Any) -> Any:
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            both = {name: joined(old[name], new[name]) for name in old if name in new}
+            return {**old, **new, **both}
+        if isinstance(old, list) and isinstance(new, list) and _by_row(old) and _by_row(new):
+            kept = [one for one in old if one["row"] not in made]
+            return sorted(kept + new, key=place)
+        return new
+
+    def place(entry: Mapping[str, Any]) -> int:
+        name = entry["row"].partition("@")[0]
+        return order.index(name) if name in order else len(order)
+
+    return {name: joined(before.get(name), table) for name, table in now.items()}
+
+
+def _by_row(table: list[Any]) -> bool:
+    return bool(table) and all(isinstance(one, Mapping) and "row" in one for one in table)
 
 
 def _texts(value: Any) -> list[str]:
@@ -241,16 +320,26 @@ def motion_skill(motion: Motion) -> str:
     return markdown_table([headings, *rows])
 
 
+def _ablated(motion: Motion, system: str) -> list[tuple[str, str]]:
+    """Return name and label of the rows of a system's ablation, each decoded in all its ways."""
+    names = []
+    for row in motion.protocol.rows:
+        if row.name in motion.protocol.ablation and _meant(motion, row.name, system):
+            names.append((row.name, row.label))
+            names += [
+                (f"{row.name}@{level}", f"{row.label}, decoded at level {level}")
+                for level in row.decoded
+            ]
+    return names
+
+
 def motion_ablation(motion: Motion) -> str:
     """Return the ablation of the slides' figure, whose bars cannot be read."""
     rows = []
     for system in motion.systems:
         found = motion.values(system, "ablation.json")
-        for name in ("domino", "domino@0", "domino@1", *motion.protocol.ablation[1:]):
+        for name, label in _ablated(motion, system):
             one = found.get(f"{system}/{name}")
-            label = motion.label(name.partition("@")[0])
-            if "@" in name:
-                label = f"{label}, decoded at level {name.partition('@')[2]}"
             if one is None:
                 rows.append([system, label, NOT_TRAINED, *[NO_NUMBER] * 4])
                 continue
@@ -406,10 +495,17 @@ def main() -> int:
     """Take results, write the page or check it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--take", type=Path, nargs="+", default=[])
+    parser.add_argument("--keep", action="store_true", help="rows that a folder lacks")
+    parser.add_argument("--runs", type=Path, help="of the studies, for their weights")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     for folder in options.take:
-        print(take(folder).relative_to(ROOT))
+        taken = take(folder, keep=options.keep)
+        print(taken.relative_to(ROOT))
+        if options.runs is not None:
+            out = CHECKPOINTS / taken.parent.name
+            for place in take_weights(folder, options.runs, out):
+                print(place.relative_to(ROOT))
     before = PAGE.read_text(encoding="utf-8")
     after = written(before)
     if options.check:

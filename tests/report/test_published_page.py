@@ -1,10 +1,12 @@
 import json
+from hashlib import sha256
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 
+from undula.atomic import write_json
 from undula.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,74 @@ def test_a_study_is_taken_without_its_times_and_never_with_a_place_of_a_machine(
         tool.take(tmp_path / "other", results)
     with pytest.raises(InputError, match="holds no study"):
         tool.take(tmp_path, results)
+
+
+def study(folder: Path, rows: dict[str, float], *, constant: float = 0.5) -> Path:
+    """Write the tables of rows beside a trivial one; an error is the number of a row."""
+    folder.mkdir()
+    every = rows | {"constant": constant}
+    tables = {
+        "table-1.json": {"mean": {row: {"ala2": {"paper": one}} for row, one in every.items()}},
+        "rows.json": {f"ala2/{row}": {"steps": [round(one * 10)]} for row, one in rows.items()},
+        "ala2-skill-physical.json": {
+            "rows": [
+                {"row": row, "first": first, "error": one}
+                for row, one in every.items()
+                for first in (1, 2)
+            ]
+        },
+        "ala2-lags-physical.json": {
+            "lags": [1, 2],
+            "mean": {row: [one, 2 * one] for row, one in every.items()},
+        },
+    }
+    for name, table in tables.items():
+        (folder / name).write_text(json.dumps(table))
+    return folder
+
+
+def test_rows_that_a_study_lacks_stay_where_they_were_scored_alike(tool, tmp_path):
+    results = tmp_path / "results"
+    tool.take(study(tmp_path / "before", {"domino": 0.3, "lg-ode": 0.4}), results)
+    tool.take(study(tmp_path / "now", {"domino": 0.1, "painn": 0.2}), results, keep=True)
+    whole = tool.take(
+        study(tmp_path / "whole", {"domino": 0.1, "painn": 0.2, "lg-ode": 0.4}), tmp_path / "other"
+    )
+    for path in sorted(whole.iterdir()):
+        assert path.read_bytes() == (results / "domino" / "ala2" / path.name).read_bytes()
+
+
+def test_rows_do_not_stay_beside_those_of_other_data(tool, tmp_path):
+    results = tmp_path / "results"
+    tool.take(study(tmp_path / "before", {"domino": 0.3}), results)
+    with pytest.raises(InputError, match="its rows cannot stay"):
+        tool.take(study(tmp_path / "now", {"painn": 0.2}, constant=0.6), results, keep=True)
+    table = {"mean": {"domino": {"ala2": {"paper": 0.3}, "argon": {"paper": 0.2}}}}
+    (tmp_path / "now" / "table-1.json").write_text(json.dumps(table))
+    with pytest.raises(InputError, match="of one system of atoms alone"):
+        tool.take(tmp_path / "now", results, keep=True)
+
+
+def test_the_weights_that_were_scored_are_taken_and_no_others(tool, tmp_path):
+    folder, runs, out = (tmp_path / name for name in ("study", "runs", "checkpoints"))
+    scores = {
+        "ala2/ito/seed-0.json": {"weights": sha256(b"of ito").hexdigest()},
+        "ala2/ito@400/seed-0.json": {"weights": sha256(b"of ito").hexdigest()},
+        "ala2/wavelet-arima/seed-0.json": {"fitted": {}},
+        "default/seed-1/1vii_A.json": {"weights": sha256(b"of ours").hexdigest()},
+    }
+    for name, of in scores.items():
+        write_json(folder / "scores" / name, {"of": of, "scores": {}})
+    for place, weights in (("ala2/ito/seed-0", b"of ito"), ("default/seed-1", b"of ours")):
+        (runs / place).mkdir(parents=True)
+        (runs / place / "weights.safetensors").write_bytes(weights)
+    taken = tool.take_weights(folder, runs, out)
+    assert sorted(taken) == [out / "ala2" / "ito" / "seed-0", out / "default" / "seed-1"]
+    found = sorted(path for path in out.rglob("*") if path.is_file())
+    assert [path.read_bytes() for path in found] == [b"of ito", b"of ours"]
+    (runs / "default" / "seed-1" / "weights.safetensors").write_bytes(b"of another training")
+    with pytest.raises(InputError, match="has not the weights"):
+        tool.take_weights(folder, runs, out)
 
 
 def test_no_committed_result_names_times_or_places(tool):
