@@ -24,7 +24,6 @@ from typing import Any
 from undula import atomic
 from undula.cli.configured import read_motion_protocol, read_protocol
 from undula.errors import InputError
-from undula.motion.trained import WEIGHTS
 from undula.report.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -96,10 +95,11 @@ def take_weights(folder: Path, runs: Path, out: Path) -> list[Path]:
             row = parts[seed - 1].partition("@")[0]
             scored[Path(*parts[: seed - 1], row, parts[seed])] = weights
     for place, weights in scored.items():
-        run = runs / place / WEIGHTS
-        if not run.is_file() or atomic.sha256(run) != weights:
-            raise InputError(f"{run} has not the weights that {folder} has the scores of")
-        atomic.write(out / place / WEIGHTS, run.read_bytes())
+        files = sorted((runs / place).glob("*.safetensors"))
+        found = [path for path in files if atomic.sha256(path) == weights]
+        if not found:
+            raise InputError(f"{runs / place} has not the weights that {folder} has the scores of")
+        atomic.write(out / place / found[0].name, found[0].read_bytes())
     return [out / place for place in scored]
 
 

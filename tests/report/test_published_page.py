@@ -6,7 +6,7 @@ from shutil import copytree
 
 import pytest
 
-from undula.atomic import write_json
+from undula.atomic import write, write_json
 from undula.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -142,14 +142,16 @@ def test_the_weights_that_were_scored_are_taken_and_no_others(tool, tmp_path):
     }
     for name, of in scores.items():
         write_json(folder / "scores" / name, {"of": of, "scores": {}})
-    for place, weights in (("ala2/ito/seed-0", b"of ito"), ("default/seed-1", b"of ours")):
-        (runs / place).mkdir(parents=True)
-        (runs / place / "weights.safetensors").write_bytes(weights)
+    for name, weights in (
+        ("ala2/ito/seed-0/weights.safetensors", b"of ito"),
+        ("default/seed-1/model.safetensors", b"of ours"),
+    ):
+        write(runs / name, weights)
     taken = tool.take_weights(folder, runs, out)
     assert sorted(taken) == [out / "ala2" / "ito" / "seed-0", out / "default" / "seed-1"]
     found = sorted(path for path in out.rglob("*") if path.is_file())
     assert [path.read_bytes() for path in found] == [b"of ito", b"of ours"]
-    (runs / "default" / "seed-1" / "weights.safetensors").write_bytes(b"of another training")
+    write(runs / "default" / "seed-1" / "model.safetensors", b"of another training")
     with pytest.raises(InputError, match="has not the weights"):
         tool.take_weights(folder, runs, out)
 
