@@ -128,9 +128,10 @@ def _beside(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> dic
             return sorted(kept + new, key=place)
         return new
 
-    def place(entry: Mapping[str, Any]) -> int:
+    def place(entry: Mapping[str, Any]) -> tuple[int, int]:
+        """Row by row; where there are lags, as in the table of calibration, lag by lag."""
         name = entry["row"].partition("@")[0]
-        return order.index(name) if name in order else len(order)
+        return entry.get("lag", 0), order.index(name) if name in order else len(order)
 
     return {name: joined(before.get(name), table) for name, table in now.items()}
 

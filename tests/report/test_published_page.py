@@ -100,6 +100,13 @@ def study(folder: Path, rows: dict[str, float], *, constant: float = 0.5) -> Pat
                 for first in (1, 2)
             ]
         },
+        "ala2-calibration.json": {
+            "rows": [
+                {"row": row, "lag": lag, "crps": one}
+                for lag in (1, 2)
+                for row, one in every.items()
+            ]
+        },
         "ala2-lags-physical.json": {
             "lags": [1, 2],
             "mean": {row: [one, 2 * one] for row, one in every.items()},
