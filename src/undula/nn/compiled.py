@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from undula.errors import UsageError
+from undula.nn.atom_graph import AtomGraph
 
 Result = TypeVar("Result")
 
@@ -111,3 +112,22 @@ def added_in_parts(
 
     parts = zip(*in_parts(work, starts, least), strict=True)
     return [reduce(Tensor.add_, some) for some in parts]
+
+
+def pair_arrays(graph: AtomGraph, tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Return what a loop over the pairs of a graph takes, its indices unsigned.
+
+    Args:
+        graph: Who hears whom.
+        tensors: What else; the last two are the places of the pairs in a table, and the parts of
+            the row above (`undula.nn.radial.RadialWeights`).
+    """
+    *others, lower, part = (one.detach().contiguous().numpy() for one in tensors)
+    return [
+        graph.starts.numpy().view(np.uint64),
+        graph.senders.numpy().view(np.uint64),
+        graph.directions.numpy(),
+        *others,
+        lower.view(np.uint64),
+        part,
+    ]

@@ -30,7 +30,6 @@ without an exponential. A linear layer beside a sum over pairs is applied to ato
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, cast
@@ -44,7 +43,7 @@ from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
-from undula.nn.compiled import Form, added_in_parts, fuses, in_parts
+from undula.nn.compiled import Form, added_in_parts, fuses, in_parts, pair_arrays
 from undula.nn.egnn_kernels import add_derivatives, add_messages
 from undula.nn.painn import LEAST, Norm, check_kinds, drawn_linear, pair_weights
 from undula.nn.products import through
@@ -263,7 +262,7 @@ class _Fused(torch.autograd.Function):
         tensors = (here, there, carried, rows, lower, part)
         ctx.save_for_backward(*tensors)
         ctx.filters = filters
-        given = _arrays(filters, tensors)
+        given = pair_arrays(filters.graph, (filters.fading, *tensors))
         heard, pushed = (carried.new_zeros(shape) for shape in (here.shape, carried.shape))
 
         def work(first: int, last: int) -> None:
@@ -276,7 +275,7 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_heard: Tensor, by_pushed: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        given = _arrays(ctx.filters, saved)
+        given = pair_arrays(ctx.filters.graph, (ctx.filters.fading, *saved))
         arriving = (by_heard.contiguous().numpy(), by_pushed.contiguous().numpy())
 
         def add(first: int, last: int, *made: np.ndarray) -> None:
@@ -284,19 +283,3 @@ class _Fused(torch.autograd.Function):
 
         starts = ctx.filters.graph.starts
         return *added_in_parts(add, starts, _PAIRS_PER_THREAD, saved[:4]), None, None, None
-
-
-def _arrays(filters: PairTerms, tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Return what both kernels take; indices are unsigned, see `undula.nn.egnn_kernels`."""
-    graph = filters.graph
-    *of_atoms, rows, lower, part = (one.detach().contiguous().numpy() for one in tensors)
-    return [
-        graph.starts.numpy().view(np.uint64),
-        graph.senders.numpy().view(np.uint64),
-        graph.directions.numpy(),
-        filters.fading.numpy(),
-        *of_atoms,
-        rows,
-        lower.view(np.uint64),
-        part,
-    ]

@@ -45,7 +45,7 @@ from torch.nn import functional
 
 from undula.errors import UsageError
 from undula.nn.atom_graph import AtomGraph
-from undula.nn.compiled import Form, added_in_parts, fuses, in_parts
+from undula.nn.compiled import Form, added_in_parts, fuses, in_parts, pair_arrays
 from undula.nn.painn_kernels import add_derivatives, add_messages
 from undula.nn.products import through
 from undula.nn.radial import RadialConfig, RadialNetwork, RadialWeights, check_places
@@ -338,7 +338,7 @@ class _Fused(torch.autograd.Function):
         tensors = (features, vectors, rows, lower, part)
         ctx.save_for_backward(*tensors)
         ctx.graph = graph
-        given = _arrays(graph, *tensors)
+        given = pair_arrays(graph, tensors)
         scalar_sums = features.new_zeros(graph.atoms, vectors.shape[2])
         vector_sums = torch.zeros_like(vectors, memory_format=torch.contiguous_format)
 
@@ -352,7 +352,7 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_scalars: Tensor, by_vectors: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        given = _arrays(ctx.graph, *saved)
+        given = pair_arrays(ctx.graph, saved)
         arriving = (by_scalars.contiguous().numpy(), by_vectors.contiguous().numpy())
 
         def add(first: int, last: int, *made: np.ndarray) -> None:
@@ -360,17 +360,3 @@ class _Fused(torch.autograd.Function):
 
         starts = ctx.graph.starts
         return *added_in_parts(add, starts, _PAIRS_PER_THREAD, saved[:3]), None, None, None
-
-
-def _arrays(
-    graph: AtomGraph, features: Tensor, vectors: Tensor, rows: Tensor, lower: Tensor, part: Tensor
-) -> list[np.ndarray]:
-    """Return what both kernels take; indices are unsigned, see `undula.nn.painn_kernels`."""
-    return [
-        graph.starts.numpy().view(np.uint64),
-        graph.senders.numpy().view(np.uint64),
-        graph.directions.numpy(),
-        *(one.detach().contiguous().numpy() for one in (features, vectors, rows)),
-        lower.numpy().view(np.uint64),
-        part.detach().contiguous().numpy(),
-    ]
