@@ -47,10 +47,23 @@ def test_an_estimate_reads_like_a_sentence():
     assert str(Estimate(memory_bytes=2**33, seconds=7200.0)) == "8 GiB of memory and 2 h"
 
 
-def test_the_limit_is_never_more_than_there_is():
+@pytest.mark.parametrize(("asked", "limit"), [(1, 1), (1000, 1000), (2**60, 1000), (None, 1000)])
+def test_the_limit_is_never_more_than_there_is(monkeypatch, asked, limit):
+    monkeypatch.setattr(estimates, "available_bytes", lambda: 1000)
+    assert memory_limit(asked) == limit
+
+
+def test_this_machine_says_how_much_it_has():
     assert memory_limit(1) == 1
-    assert memory_limit(2**60) <= available_bytes() < 2**60
-    assert available_bytes() > resident_bytes() > 2**20
+    assert 2**20 < resident_bytes() < available_bytes() < 2**60
+
+
+@pytest.mark.parametrize(("readings", "free"), [((700, 90, None), 90), ((None, -5, 3), 0)])
+def test_the_scarcest_of_three_readings_counts(monkeypatch, readings, free):
+    for name, size in zip(("_machine_free", "_group_free", "_address_free"), readings, strict=True):
+        monkeypatch.setattr(estimates, name, lambda size=size: size)
+    monkeypatch.setattr(estimates, "resident_bytes", lambda: 1_000)
+    assert available_bytes() == 1_000 + free
 
 
 def group(folder, limit, used, inactive, names=("max", "current", "inactive_file")):
