@@ -4,12 +4,13 @@
 
 ``--take`` first copies the tables that ``undula evaluate --protocol`` wrote into a folder (one of
 a whole study or of a single system) to ``results/PROTOCOL/NAME``: JSON alone, without scores of
-single windows and without times. With ``--keep`` rows of a system of atoms that lie there and not
-in the folder stay, if the trivial rows of both are the same to the last digit: data, split and
-scoring were then the same. With ``--runs`` the weights that were scored are copied from their run
-folders to ``checkpoints/PROTOCOL``, from which the same command gives the same tables again. After
-that every table of the page is written anew from what lies in ``results`` and from the published
-numbers of the protocols. ``--check`` writes nothing and fails where the page says something else.
+single windows and without times. With ``--keep`` rows of a system of atoms, or of surfaces, that
+lie there and not in the folder stay, if the trivial rows of both are the same to the last digit:
+data, split and scoring were then the same. With ``--runs`` the weights that were scored are copied
+from their run folders to ``checkpoints/PROTOCOL``, from which the same command gives the same
+tables again. After that every table of the page is written anew from what lies in ``results`` and
+from the published numbers of the protocols. ``--check`` writes nothing and fails where the page
+says something else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from committed import systems_of, take, take_weights
+
 from undula import atomic
 from undula.cli.configured import read_motion_protocol, read_protocol
 from undula.errors import InputError
@@ -30,127 +33,11 @@ ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "published.md"
 CHECKPOINTS = ROOT / "checkpoints"
 NOT_TRAINED, NOT_SCORED, NO_NUMBER = "not yet trained", "not yet scored", "–"
-_TIMES = "times.json"
 _STANDS_FOR = {"DESCINet": "scinet"}
 """Published rows whose place one of ours with another name takes."""
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _BINS = (("2–10", 2, 10), ("11–100", 11, 100), ("beyond", 101, 10**9))
 """Frames ahead, by the last frame of a part of the horizon."""
-
-
-def take(folder: Path, results: Path = RESULTS, *, keep: bool = False) -> Path:
-    """Copy the tables of a study, and return where they lie.
-
-    Args:
-        folder: Of the study.
-        results: Of all results.
-        keep: Whether rows that were taken before and are not in the folder stay.
-
-    Raises:
-        InputError: It is no folder of a study, or a table names a place on this machine; rows
-            cannot stay beside the new ones.
-    """
-    if not (folder / "table-1.json").is_file():
-        raise InputError(f"{folder} holds no study with a table-1.json")
-    tables = {path.name: atomic.read_json(path) for path in sorted(folder.glob("*.json"))}
-    tables.pop(_TIMES, None)
-    for name, table in tables.items():
-        for text in _texts(table):
-            if text.startswith(("/", "~")) or re.search(
-                r"(^|\s)/(tmp|home|root|work|Users)/", text
-            ):
-                raise InputError(f"{folder / name} names a place of a machine: {text}")
-    named = _systems(tables["table-1.json"])
-    protocol = "domino" if named else "moe-dsr"
-    out = results / protocol / (named[0] if len(named) == 1 else "all")
-    if keep:
-        if len(named) != 1:
-            raise InputError(f"{folder}: rows are kept beside those of one system of atoms alone")
-        before = {path.name: atomic.read_json(path) for path in sorted(out.glob("*.json"))}
-        tables = _beside(before, tables, out)
-    for path in out.glob("*.json") if out.is_dir() else ():
-        path.unlink()
-    for name, table in tables.items():
-        atomic.write_json(out / name, table)
-    return out
-
-
-def take_weights(folder: Path, runs: Path, out: Path) -> list[Path]:
-    """Copy the weights that the scores of a study are of, and return where they lie.
-
-    Args:
-        folder: Of the study.
-        runs: Its run folders.
-        out: A folder of run folders that hold nothing but their weights.
-
-    Raises:
-        InputError: A run has other weights than were scored.
-    """
-    scored = {}
-    for path in sorted((folder / "scores").rglob("*.json")):
-        weights = atomic.read_json(path)["of"].get("weights")
-        if weights is not None:
-            parts = path.relative_to(folder / "scores").with_suffix("").parts
-            seed = next(place for place, one in enumerate(parts) if one.startswith("seed-"))
-            row = parts[seed - 1].partition("@")[0]
-            scored[Path(*parts[: seed - 1], row, parts[seed])] = weights
-    for place, weights in scored.items():
-        files = sorted((runs / place).glob("*.safetensors"))
-        found = [path for path in files if atomic.sha256(path) == weights]
-        if not found:
-            raise InputError(f"{runs / place} has not the weights that {folder} has the scores of")
-        atomic.write(out / place / found[0].name, found[0].read_bytes())
-    return [out / place for place in scored]
-
-
-def _beside(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Return the tables of now with the rows that they lack from those before.
-
-    Raises:
-        InputError: The trivial rows differ, so that rows were not scored alike.
-    """
-    order = [row.name for row in read_motion_protocol("domino").rows]
-    means = [tables.get("table-1.json", {}).get("mean", {}) for tables in (before, now)]
-    trivial = [
-        {name: one for name, one in mean.items() if name.partition("@")[0] not in order}
-        for mean in means
-    ]
-    if trivial[0] != trivial[1]:
-        raise InputError(f"the trivial rows in {out} have other scores: its rows cannot stay")
-    made = set(means[1])
-
-    def joined(old: Any, new: Any) -> Any:
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            both = {name: joined(old[name], new[name]) for name in old if name in new}
-            return {**old, **new, **both}
-        if isinstance(old, list) and isinstance(new, list) and _by_row(old) and _by_row(new):
-            kept = [one for one in old if one["row"] not in made]
-            return sorted(kept + new, key=place)
-        return new
-
-    def place(entry: Mapping[str, Any]) -> tuple[int, int]:
-        """Row by row; where there are lags, as in the table of calibration, lag by lag."""
-        name = entry["row"].partition("@")[0]
-        return entry.get("lag", 0), order.index(name) if name in order else len(order)
-
-    return {name: joined(before.get(name), table) for name, table in now.items()}
-
-
-def _by_row(table: list[Any]) -> bool:
-    return bool(table) and all(isinstance(one, Mapping) and "row" in one for one in table)
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [text for one in (*value, *value.values()) for text in _texts(one)]
-    if isinstance(value, list):
-        return [text for one in value for text in _texts(one)]
-    return [value] if isinstance(value, str) else []
-
-
-def _systems(table: Mapping[str, Any]) -> list[str]:
-    mean = table.get("mean")
-    return sorted({name for row in mean.values() for name in row}) if mean else []
 
 
 class Motion:
@@ -164,7 +51,7 @@ class Motion:
         self.protocol = read_motion_protocol("domino")
         self.folders: dict[str, Path] = {}
         for path in sorted((results / "domino").glob("*/table-1.json")):
-            for name in _systems(atomic.read_json(path)):
+            for name in systems_of(atomic.read_json(path)):
                 # A study of one system is newer than one of all: it was taken for its own sake.
                 if name not in self.folders or path.parent.name == name:
                     self.folders[name] = path.parent
@@ -501,7 +388,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     for folder in options.take:
-        taken = take(folder, keep=options.keep)
+        taken = take(folder, RESULTS, keep=options.keep)
         print(taken.relative_to(ROOT))
         if options.runs is not None:
             out = CHECKPOINTS / taken.parent.name

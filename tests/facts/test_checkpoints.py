@@ -1,7 +1,6 @@
 """The committed weights of scored rows are those that the committed results speak of."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,8 @@ def test_a_checkpoint_is_a_row_of_the_results_at_its_plateau(run):
 
 @pytest.mark.parametrize("system", sorted({run.parts[-3] for run in FOUND}))
 def test_recordings_prepared_today_are_those_of_the_checkpoints(shared, tmp_path, system):
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from train_atoms import recorded
-    finally:
-        sys.path.pop(0)
+    from train_atoms import recorded
+
     now = open_recordings(recorded(system, shared, tmp_path)).sha256
     runs = [run for run in FOUND if run.parts[-3] == system]
     assert {load_forecaster(run).provenance["data"]["sha256"] for run in runs} == {now}

@@ -10,6 +10,7 @@ from tests.toy_proteins import toy_datasets
 
 from undula.cli.configured import read_protocol, row_training
 from undula.cli.main import main
+from undula.errors import InputError
 from undula.surface.studies.runs import PLATEAU
 
 PROTOCOL = """
@@ -117,6 +118,27 @@ def test_several_processes_make_the_same_files_from_nothing(workplace, tmp_path,
     assert {"train ours seed 0", "score ours/seed-1/two_A"} <= set(seconds)
     assert main([*again, "--jobs", "0"]) == 2
     assert "--jobs is at least 1" in capsys.readouterr().err
+
+
+def test_rows_scored_one_by_one_stand_together_as_if_scored_at_once(workplace, tmp_path):
+    committed = pytest.importorskip("committed", reason="the tools lie in the repository alone")
+    folder, words = workplace
+    for row in ("no-time", "ours"):
+        copytree(folder / "out" / "scores", tmp_path / row / "scores")
+        assert main([*words, "-o", str(tmp_path / row), "--only", row]) == 0
+
+    def tables(out):
+        found = {path.name: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+        return {name: table for name, table in found.items() if name != "times.json"}
+
+    before, now = tables(tmp_path / "no-time"), tables(tmp_path / "ours")
+    protocol, whole = read_protocol(str(folder / "tiny.yaml")), tables(folder / "out")
+    assert committed.surfaces_beside(before, now, protocol) == whole
+    assert committed.surfaces_beside(now, before, protocol) == whole
+    assert committed.surfaces_beside(whole, before, protocol) == whole
+    before["table-1.json"]["rows"][-1]["mean"]["iou"] += 1e-15
+    with pytest.raises(InputError, match="have other scores"):
+        committed.surfaces_beside(before, now, protocol)
 
 
 def test_a_plateau_goes_on_with_what_is_finished_is_told_and_repeats(workplace, tmp_path, capsys):

@@ -22,7 +22,7 @@ from undula.surface.specialisation import (
     protein_classes,
     representatives,
 )
-from undula.surface.studies.protocol import ROWS, StudyTable
+from undula.surface.studies.protocol import ROWS, Protocol, StudyTable
 from undula.surface.studies.stage import FLOOR
 from undula.surface.studies.study import Means, RowResult, StudyResult
 
@@ -452,25 +452,52 @@ def _mean_text(result: RowResult, metric: Metric) -> str:
 
 def _notes(study: StudyResult, asked: StudyTable) -> list[str]:
     """Say how the numbers came about, what is missing, and why the published ones differ."""
-    protocol, count = study.protocol, len(study.systems)
-    scoring = protocol.scoring
-    trained = _present(study, asked)
-    counts = sorted({count for result in trained for count in result.steps})
-    steps = " or ".join(f"{count:,}" for count in counts) or "no"
-    seeds = _seeds_text([result.seeds for result in trained], protocol.seeds)
-    told = [
-        f"{count} test proteins{'' if count >= ENOUGH else ' (too few to judge)'}, up to "
-        f"{scoring.frames} frames of {scoring.replicas} trajectories each; {seeds}; trained for "
-        f"{steps} steps on {len(study.roles.training)} proteins, validation among them."
-    ]
-    told += [
-        f"{name} failed: {study.skipped[name]}." for name in asked.rows if name in study.skipped
-    ]
-    missing = [name for name in asked.rows if name not in {*study.rows, *study.skipped}]
-    if missing:
-        told.append(f"Left out: {', '.join(missing)}.")
+    told = rows_notes(
+        study.protocol,
+        asked,
+        {name: (one.seeds, one.steps) for name, one in study.rows.items()},
+        proteins=len(study.systems),
+        training=len(study.roles.training),
+        skipped=study.skipped,
+    )
     if asked.published and asked.differs:
         told.append(f"Published numbers: {asked.differs}")
+    return told
+
+
+def rows_notes(
+    protocol: Protocol,
+    asked: StudyTable,
+    trained: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    *,
+    proteins: int,
+    training: int,
+    skipped: Mapping[str, str],
+) -> list[str]:
+    """Say how the numbers of a table came about, and which rows it lacks.
+
+    Args:
+        protocol: The study.
+        asked: The table.
+        trained: Row name → seeds, and the steps of each, of at least the rows of the table.
+        proteins: On how many they were scored.
+        training: On how many they were trained.
+        skipped: Row name → why it could not be trained.
+    """
+    scoring = protocol.scoring
+    present = [trained[name] for name in asked.rows if name in trained]
+    counts = sorted({count for _, steps in present for count in steps})
+    steps = " or ".join(f"{count:,}" for count in counts) or "no"
+    seeds = _seeds_text([one for one, _ in present], protocol.seeds)
+    told = [
+        f"{proteins} test proteins{'' if proteins >= ENOUGH else ' (too few to judge)'}, up to "
+        f"{scoring.frames} frames of {scoring.replicas} trajectories each; {seeds}; trained for "
+        f"{steps} steps on {training} proteins, validation among them."
+    ]
+    told += [f"{name} failed: {skipped[name]}." for name in asked.rows if name in skipped]
+    missing = [name for name in asked.rows if name not in {*trained, *skipped}]
+    if missing:
+        told.append(f"Left out: {', '.join(missing)}.")
     return told
 
 
