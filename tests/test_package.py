@@ -1,6 +1,6 @@
+import resource
 import subprocess
 import sys
-import time
 from contextlib import suppress
 
 import pytest
@@ -27,14 +27,16 @@ def test_every_public_name_is_there():
 
 
 def test_help_answers_at_once_and_loads_no_torch():
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = python(
         "import sys; from undula.cli.main import main; main(['--help']); "
         "print([m for m in ('torch', 'lightning', 'numba') if m in sys.modules])"
     )
     assert "usage: undula COMMAND" in found.stdout
     assert found.stdout.strip().endswith("[]")
-    assert time.perf_counter() - start < 3
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of a processor, so that a busy machine does not fail it.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 def test_an_unknown_command_names_the_nearest(capsys):

@@ -64,13 +64,19 @@ def take(folder: Path, results: Path, *, keep: bool = False) -> Path:
     return out
 
 
-def take_weights(folder: Path, runs: Path, out: Path) -> list[Path]:
-    """Copy the weights that the scores of a study are of, and return where they lie.
+def take_weights(
+    folder: Path, runs: Path, out: Path, largest: int = 4_000_000
+) -> tuple[list[Path], list[Path]]:
+    """Copy the weights that the scores of a study are of.
 
     Args:
         folder: Of the study.
         runs: Its run folders.
         out: A folder of run folders that hold nothing but their weights.
+        largest: What a file may have to be kept in a repository, bytes.
+
+    Returns:
+        Where they lie, and the run folders whose weights are too large.
 
     Raises:
         InputError: A run has other weights than were scored.
@@ -83,22 +89,31 @@ def take_weights(folder: Path, runs: Path, out: Path) -> list[Path]:
             seed = next(place for place, one in enumerate(parts) if one.startswith("seed-"))
             row = parts[seed - 1].partition("@")[0]
             scored[Path(*parts[: seed - 1], row, parts[seed])] = weights
+    taken, left = [], []
     for place, weights in scored.items():
         files = sorted((runs / place).glob("*.safetensors"))
         found = [path for path in files if atomic.sha256(path) == weights]
         if not found:
             raise InputError(f"{runs / place} has not the weights that {folder} has the scores of")
+        if found[0].stat().st_size > largest:
+            left.append(runs / place)
+            continue
         atomic.write(out / place / found[0].name, found[0].read_bytes())
-    return [out / place for place in scored]
+        taken.append(out / place)
+    return taken, left
 
 
 def motion_beside(before: Tables, now: Tables, protocol: MotionProtocol) -> dict[str, Any]:
     """Return the tables of a system of atoms with the rows that they lack from those before.
 
+    Rows that the protocol no longer asks for there do not stay.
+
     Raises:
         InputError: The trivial rows differ, so that rows were not scored alike.
     """
     order = [row.name for row in protocol.rows]
+    [system] = systems_of(now["table-1.json"])
+    unasked = {row.name for row in protocol.rows if row.systems and system not in row.systems}
     means = [tables.get("table-1.json", {}).get("mean", {}) for tables in (before, now)]
     trivial = [
         {name: one for name, one in mean.items() if name.partition("@")[0] not in order}
@@ -122,6 +137,18 @@ def motion_beside(before: Tables, now: Tables, protocol: MotionProtocol) -> dict
         name = entry["row"].partition("@")[0]
         return entry.get("lag", 0), order.index(name) if name in order else len(order)
 
+    def asked(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: asked(one) for name, one in value.items() if row_of(name) not in unasked}
+        if isinstance(value, list) and _by_row(value):
+            return [one for one in value if row_of(one["row"]) not in unasked]
+        return value
+
+    def row_of(name: str) -> str:
+        """Return the row that a name, or one with a system before it, is of."""
+        return name.removeprefix(f"{system}/").partition("@")[0]
+
+    before = {name: asked(table) for name, table in before.items()}
     both = {name: joined(before[name], now[name]) for name in before if name in now}
     return {**before, **now, **both}
 

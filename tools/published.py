@@ -391,9 +391,11 @@ def main() -> int:
         taken = take(folder, RESULTS, keep=options.keep)
         print(taken.relative_to(ROOT))
         if options.runs is not None:
-            out = CHECKPOINTS / taken.parent.name
-            for place in take_weights(folder, options.runs, out):
+            kept, left = take_weights(folder, options.runs, CHECKPOINTS / taken.parent.name)
+            for place in kept:
                 print(place.relative_to(ROOT))
+            for place in left:
+                print(f"{place.relative_to(options.runs)}: its weights are too large to keep")
     before = PAGE.read_text(encoding="utf-8")
     after = written(before)
     if options.check:

@@ -8,7 +8,7 @@ Recordings of atoms come from the shared data (``../shared/data``) where they ar
 days on two cores, has no time limit, and goes on where it was stopped; scores that are there are
 kept. The tables of each system of atoms lie in ``atoms/SYSTEM``, those of surfaces in
 ``surfaces``: the folders that ``tools/published.py --take`` wants. Other words go to
-``undula evaluate``: ``--only domino lg-ode --seeds 0 --jobs 2``.
+``undula evaluate``: ``--only domino lg-ode --jobs 2``.
 """
 
 from __future__ import annotations

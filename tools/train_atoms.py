@@ -81,7 +81,7 @@ def bundle(system: str, folder: Path, work: Path) -> None:
     """Train and score by the protocol, then copy the weights and write the card."""
     runs, out = work / "runs", work / f"study-{system}"
     places = ["--data", str(folder), "--runs", str(runs), "-o", str(out)]
-    row = ["--only", "domino", "--seeds", "0", "--until-plateau"]
+    row = ["--only", "domino", "--until-plateau"]
     run(["evaluate", "--protocol", "domino", *places, *row])
     home = BUNDLED / NAMES[system] / "motion"
     home.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,9 @@ def study(folder: Path, rows: dict[str, float], *, constant: float = 0.5) -> Pat
 
 def test_rows_that_a_study_lacks_stay_where_they_were_scored_alike(tool, tmp_path):
     results = tmp_path / "results"
-    tool.take(study(tmp_path / "before", {"domino": 0.3, "lg-ode": 0.4}), results)
+    # The protocol asks for a forecast from the last frame alone on argon and nowhere else.
+    before = {"domino": 0.3, "lg-ode": 0.4, "single-frame": 0.6, "single-frame@0": 0.7}
+    tool.take(study(tmp_path / "before", before), results)
     tool.take(study(tmp_path / "now", {"domino": 0.1, "painn": 0.2}), results, keep=True)
     whole = tool.take(
         study(tmp_path / "whole", {"domino": 0.1, "painn": 0.2, "lg-ode": 0.4}), tmp_path / "other"
@@ -152,10 +154,14 @@ def test_the_weights_that_were_scored_are_taken_and_no_others(tool, tmp_path):
         ("default/seed-1/model.safetensors", b"of ours"),
     ):
         write(runs / name, weights)
-    taken = tool.take_weights(folder, runs, out)
+    taken, left = tool.take_weights(folder, runs, out)
     assert sorted(taken) == [out / "ala2" / "ito" / "seed-0", out / "default" / "seed-1"]
+    assert left == []
     found = sorted(path for path in out.rglob("*") if path.is_file())
     assert [path.read_bytes() for path in found] == [b"of ito", b"of ours"]
+    taken, left = tool.take_weights(folder, runs, tmp_path / "small", largest=6)
+    assert taken == [tmp_path / "small" / "ala2" / "ito" / "seed-0"]
+    assert left == [runs / "default" / "seed-1"]
     write(runs / "default" / "seed-1" / "model.safetensors", b"of another training")
     with pytest.raises(InputError, match="has not the weights"):
         tool.take_weights(folder, runs, out)
