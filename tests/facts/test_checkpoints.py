@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from undula.cli.configured import read_motion_protocol
+from undula.cli.configured import read_motion_protocol, read_protocol
 from undula.io.recordings import open_recordings
 from undula.motion.catalog import load_forecaster
 from undula.motion.studies.runs import parameters
+from undula.surface.studies.runs import parameters as mixture_parameters
+from undula.surface.trained_mixture import TrainedMixture
 
 ROOT = Path(__file__).parents[2]
-RUNS = ROOT / "checkpoints" / "domino"
-FOUND = sorted(path.parent for path in RUNS.glob("*/*/*/weights.safetensors"))
+RUNS = ROOT / "checkpoints"
+FOUND = sorted(path.parent for path in RUNS.glob("domino/*/*/*/weights.safetensors"))
+SURFACES = sorted(path.parent for path in RUNS.glob("moe-dsr/*/*/model.safetensors"))
 pytestmark = pytest.mark.skipif(not FOUND, reason="checkpoints lie in the repository alone")
 
 
@@ -26,6 +29,19 @@ def test_a_checkpoint_is_a_row_of_the_results_at_its_plateau(run):
     trained = load_forecaster(run)
     assert about["weights"] == parameters(trained)
     assert about["steps"][number] == trained.provenance["steps"]
+    assert trained.provenance["plateau"]["reached"]
+
+
+@pytest.mark.parametrize("run", SURFACES, ids=lambda run: "/".join(run.parts[-2:]))
+def test_a_checkpoint_of_a_surface_is_a_row_of_the_results_at_its_plateau(run):
+    row, seed = run.parts[-2:]
+    assert row in [one.name for one in read_protocol("moe-dsr").rows]
+    about = json.loads((ROOT / "results" / "moe-dsr" / "all" / "rows.json").read_text())[row]
+    number = about["seeds"].index(int(seed.removeprefix("seed-")))
+    trained = TrainedMixture.load(run)
+    assert about["weights"]["all"] == mixture_parameters(trained.model)
+    assert about["steps"][number] == trained.provenance["steps"]
+    assert about["plateaus"][number] == trained.provenance["plateau"]
     assert trained.provenance["plateau"]["reached"]
 
 
