@@ -145,7 +145,10 @@ def motion_beside(before: Tables, now: Tables, protocol: MotionProtocol) -> dict
         return value
 
     def row_of(name: str) -> str:
-        """Return the row that a name, or one with a system before it, is of."""
+        """Return the row that a name is of: one with a system before it, or a label, too."""
+        for row in protocol.rows:
+            if f"{name}, ".startswith(f"{row.label}, "):
+                return row.name
         return name.removeprefix(f"{system}/").partition("@")[0]
 
     before = {name: asked(table) for name, table in before.items()}

@@ -105,6 +105,16 @@ def study(folder: Path, rows: dict[str, float], *, constant: float = 0.5) -> Pat
                 for row, one in every.items()
             ]
         },
+        "ala2-samples.json": {
+            {
+                "domino": "DoMiNO (ours)",
+                "lg-ode": "LG-ODE",
+                "no-bonds": "DoMiNO without bonds",
+                "single-frame": "DoMiNO from the last frame alone",
+                "single-frame@0": "DoMiNO from the last frame alone, decoded at level 0",
+            }.get(row, row): {"energy": one}
+            for row, one in every.items()
+        },
         "ala2-lags-physical.json": {
             "lags": [1, 2],
             "mean": {row: [one, 2 * one] for row, one in every.items()},
@@ -120,10 +130,9 @@ def test_rows_that_a_study_lacks_stay_where_they_were_scored_alike(tool, tmp_pat
     # The protocol asks for a forecast from the last frame alone on argon and nowhere else.
     before = {"domino": 0.3, "lg-ode": 0.4, "single-frame": 0.6, "single-frame@0": 0.7}
     tool.take(study(tmp_path / "before", before), results)
-    tool.take(study(tmp_path / "now", {"domino": 0.1, "painn": 0.2}), results, keep=True)
-    whole = tool.take(
-        study(tmp_path / "whole", {"domino": 0.1, "painn": 0.2, "lg-ode": 0.4}), tmp_path / "other"
-    )
+    tool.take(study(tmp_path / "now", {"domino": 0.1, "no-bonds": 0.2}), results, keep=True)
+    every = {"domino": 0.1, "no-bonds": 0.2, "lg-ode": 0.4}
+    whole = tool.take(study(tmp_path / "whole", every), tmp_path / "other")
     for path in sorted(whole.iterdir()):
         assert path.read_bytes() == (results / "domino" / "ala2" / path.name).read_bytes()
 
