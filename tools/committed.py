@@ -21,6 +21,9 @@ from undula.surface.studies.protocol import Protocol, StudyTable
 _TIMES = "times.json"
 _ROWS_NOTE = re.compile(r"\d+ test proteins.* on (\d+) proteins, validation among them\.")
 _ROWS_NOTES = re.compile(rf"{_ROWS_NOTE.pattern}|Left out: .*")
+_OTHER_SCORES = "the rows before cannot stay: the trivial rows beside them have other scores"
+_SCORED = {"models": METRICS, "distributions": SPREAD_METRICS}
+"""Kinds of tables of surfaces that have trivial rows, and their measures."""
 _PLACE = re.compile(r"^[/~]|\s/(tmp|home|root|work|Users)/")
 Tables = Mapping[str, Any]
 """File name → what it holds."""
@@ -111,38 +114,8 @@ def motion_beside(before: Tables, now: Tables, protocol: MotionProtocol) -> dict
     Raises:
         InputError: The trivial rows differ, so that rows were not scored alike.
     """
-    order = [row.name for row in protocol.rows]
     [system] = systems_of(now["table-1.json"])
-    unasked = {row.name for row in protocol.rows if row.systems and system not in row.systems}
-    means = [tables.get("table-1.json", {}).get("mean", {}) for tables in (before, now)]
-    trivial = [
-        {name: one for name, one in mean.items() if name.partition("@")[0] not in order}
-        for mean in means
-    ]
-    if trivial[0] != trivial[1]:
-        raise InputError("the trivial rows before have other scores: its rows cannot stay")
-    made = set(means[1])
-
-    def joined(old: Any, new: Any) -> Any:
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            both = {name: joined(old[name], new[name]) for name in old if name in new}
-            return {**old, **new, **both}
-        if isinstance(old, list) and isinstance(new, list) and _by_row(old) and _by_row(new):
-            kept = [one for one in old if one["row"] not in made]
-            return sorted(kept + new, key=place)
-        return new
-
-    def place(entry: Mapping[str, Any]) -> tuple[int, int]:
-        """Row by row; where there are lags, as in the table of calibration, lag by lag."""
-        name = entry["row"].partition("@")[0]
-        return entry.get("lag", 0), order.index(name) if name in order else len(order)
-
-    def asked(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: asked(one) for name, one in value.items() if row_of(name) not in unasked}
-        if isinstance(value, list) and _by_row(value):
-            return [one for one in value if row_of(one["row"]) not in unasked]
-        return value
+    order = [row.name for row in protocol.rows]
 
     def row_of(name: str) -> str:
         """Return the row that a name is of: one with a system before it, or a label, too."""
@@ -151,9 +124,34 @@ def motion_beside(before: Tables, now: Tables, protocol: MotionProtocol) -> dict
                 return row.name
         return name.removeprefix(f"{system}/").partition("@")[0]
 
-    before = {name: asked(table) for name, table in before.items()}
-    both = {name: joined(before[name], now[name]) for name in before if name in now}
-    return {**before, **now, **both}
+    means = [tables.get("table-1.json", {}).get("mean", {}) for tables in (before, now)]
+    trivial = [{n: one for n, one in mean.items() if row_of(n) not in order} for mean in means]
+    if trivial[0] != trivial[1]:
+        raise InputError(_OTHER_SCORES)
+    gone = {row.name for row in protocol.rows if row.systems and system not in row.systems}
+    gone |= {row_of(name) for name in means[1]}
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: kept(one) for name, one in value.items() if row_of(name) not in gone}
+        if isinstance(value, list) and _by_row(value):
+            return [one for one in value if row_of(one["row"]) not in gone]
+        return value
+
+    def joined(old: Any, new: Any) -> Any:
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            both = {name: joined(old[name], new[name]) for name in old if name in new}
+            return {**old, **new, **both}
+        if isinstance(old, list) and isinstance(new, list) and _by_row(new):
+            return sorted(old + new, key=place)
+        return new
+
+    def place(entry: Mapping[str, Any]) -> tuple[int, int]:
+        """Row by row; where there are lags, as in the table of calibration, lag by lag."""
+        name = row_of(entry["row"])
+        return entry.get("lag", 0), order.index(name) if name in order else len(order)
+
+    return joined(kept(before), now)
 
 
 def surfaces_beside(before: Tables, now: Tables, protocol: Protocol) -> dict[str, Any]:
@@ -162,16 +160,19 @@ def surfaces_beside(before: Tables, now: Tables, protocol: Protocol) -> dict[str
     They are what one study of all these rows would have written.
 
     Raises:
-        InputError: Rows that are not trained differ, so that rows were not scored alike; a row
-            was not trained in both.
+        InputError: Rows that are not trained differ, so that rows were not scored alike, or there
+            are none in both; rows were trained on another number of proteins.
     """
+    shared = {f"{asked.name}.json" for asked in protocol.tables if asked.kind in _SCORED}
+    if not shared & before.keys() & now.keys():
+        raise InputError(f"no table has trivial rows in both: {', '.join(sorted(shared))}")
     rows = {**before["rows.json"], **now["rows.json"]}
     found: dict[str, Any] = {**before, **now, "rows.json": rows}
     for asked in protocol.tables:
         name = f"{asked.name}.json"
         if name not in before or name not in now:
             continue
-        if asked.kind in ("models", "distributions"):
+        if asked.kind in _SCORED:
             found[name] = _systems_beside(before[name], now[name], rows, protocol, asked)
         else:
             found[name] = _appendices_beside(before[name], now[name])
@@ -194,11 +195,11 @@ def _systems_beside(
     others = [[one for one in table["rows"] if one["kind"] != "model"] for table in (before, now)]
     notes = [[n for n in t["notes"] if not _ROWS_NOTES.fullmatch(n)] for t in (before, now)]
     if others[0] != others[1] or notes[0] != notes[1]:
-        raise InputError("the trivial rows before have other scores: its rows cannot stay")
+        raise InputError(_OTHER_SCORES)
     training = [_ROWS_NOTE.fullmatch(table["notes"][0]) for table in (before, now)]
     counts = {int(one[1]) for one in training if one is not None}
     if len(counts) != 1:
-        raise InputError("the rows before were trained on other proteins: they cannot stay")
+        raise InputError("the rows before cannot stay: they were trained on other proteins")
     known: dict[str, list[Any]] = {}
     for table in (before, now):
         for name in (one for one in asked.rows if one in rows):
@@ -206,7 +207,7 @@ def _systems_beside(
             known[name] = entries or known.get(name, [])
     table = SystemsTable(
         title=now["title"],
-        metrics=METRICS if asked.kind == "models" else SPREAD_METRICS,
+        metrics=_SCORED[asked.kind],
         rows=tuple(
             SystemRow(
                 name=one["name"],

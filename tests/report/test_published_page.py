@@ -140,7 +140,7 @@ def test_rows_that_a_study_lacks_stay_where_they_were_scored_alike(tool, tmp_pat
 def test_rows_do_not_stay_beside_those_of_other_data(tool, tmp_path):
     results = tmp_path / "results"
     tool.take(study(tmp_path / "before", {"domino": 0.3}), results)
-    with pytest.raises(InputError, match="its rows cannot stay"):
+    with pytest.raises(InputError, match="the rows before cannot stay"):
         tool.take(study(tmp_path / "now", {"painn": 0.2}, constant=0.6), results, keep=True)
     table = {"mean": {"domino": {"ala2": {"paper": 0.3}, "argon": {"paper": 0.2}}}}
     (tmp_path / "now" / "table-1.json").write_text(json.dumps(table))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from shutil import copytree
 
 import pytest
@@ -124,8 +125,11 @@ def test_rows_scored_one_by_one_stand_together_as_if_scored_at_once(workplace, t
     committed = pytest.importorskip("committed", reason="the tools lie in the repository alone")
     folder, words = workplace
     for row in ("no-time", "ours"):
-        copytree(folder / "out" / "scores", tmp_path / row / "scores")
+        copytree(folder / "out", tmp_path / row)
         assert main([*words, "-o", str(tmp_path / row), "--only", row]) == 0
+    left_out = {"spread", "table-3", "table-4"}  # `ours` alone has them, they do not stay
+    files = {path.stem for path in (tmp_path / "no-time").iterdir() if path.is_file()}
+    assert files == {Path(name).stem for name in OUTPUTS} - left_out | {"report", "times"}
 
     def tables(out):
         found = {path.name: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
@@ -138,6 +142,9 @@ def test_rows_scored_one_by_one_stand_together_as_if_scored_at_once(workplace, t
     assert committed.surfaces_beside(whole, before, protocol) == whole
     before["table-1.json"]["rows"][-1]["mean"]["iou"] += 1e-15
     with pytest.raises(InputError, match="have other scores"):
+        committed.surfaces_beside(before, now, protocol)
+    del before["table-1.json"]
+    with pytest.raises(InputError, match="no table has trivial rows in both: spread"):
         committed.surfaces_beside(before, now, protocol)
 
 

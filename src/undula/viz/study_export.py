@@ -38,12 +38,14 @@ def write_study(
 
     Returns:
         All tables as text for a terminal, and as plain values. A table of whose rows none was
-        trained is left out.
+        trained is left out, and its files of an earlier study in the folder go.
     """
     texts, values = [], {}
     for asked in study.protocol.tables:
         if not any(name in study.rows for name in asked.rows):
             texts.append(f"{asked.title}: left out, none of its rows was trained")
+            for path in out.glob(f"{asked.name}.*"):
+                path.unlink()  # of an earlier study, of other rows
             continue
         text, values[asked.name] = _write(study, asked, out, ecod)
         texts.append(text)
